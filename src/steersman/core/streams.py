@@ -1,0 +1,59 @@
+"""The one table of named tensors that travel with rollouts: name, shape, unit, who gives it.
+
+A stage declares its `needs` and `gives` by these names. Leaves out: the tensors themselves (`Rollouts.streams`).
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from torch import Tensor
+
+from steersman.core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One named tensor: `shape` is "N L" (a value a token), "N" (a value a row) or "N L D" (a vector a token)."""
+
+    shape: Literal["N L", "N", "N L D"]
+    unit: str
+    given_by: str
+    signed: bool
+    meaning: str
+
+
+STREAMS: dict[str, Stream] = {
+    "token_reward": Stream("N L", "reward", "reward stages", True, "reward that falls due at a token"),
+    "logp": Stream("N L", "nats", "a scoring pass of the policy", False, "log-probability under the live policy"),
+    "logp_old": Stream("N L", "nats", "the scoring pass at rollout weights", False, "log-probability when sampled"),
+    "logp_ref": Stream("N L", "nats", "the frozen reference", False, "log-probability under the reference"),
+    "log_ratio": Stream("N L", "nats", "logp and logp_ref", True, "log-probability gained over the reference"),
+    "entropy": Stream("N L", "nats", "any scoring pass", False, "entropy of the distribution the token was drawn from"),
+    "value": Stream("N L", "reward", "a critic", True, "expected return before the token"),
+    "advantage_row": Stream("N", "reward", "advantage stages", True, "advantage of the whole response"),
+    "advantage": Stream("N L", "reward", "advantage and credit stages", True, "advantage of a token"),
+    "token_weight": Stream("N L", "1", "selection stages", False, "weight of a token in the loss"),
+    "logp_teacher": Stream("N L", "nats", "a teacher or another context", False, "log-probability under a teacher"),
+    "logp_teacher_wrong": Stream(
+        "N L", "nats", "a second context", False, "log-probability under a teacher that was shown a wrong answer"
+    ),
+    "divergence": Stream("N L", "nats", "a distillation pass", False, "divergence from the teacher at a token"),
+    "hidden": Stream("N L D", "1", "hidden-state capture", True, "hidden state that predicts the token"),
+}
+
+
+def check_stream(name: str, value: Tensor, n: int, width: int) -> None:
+    """Refuse a stream that is not in the table or whose leading sizes are not `n` rows by `width` tokens."""
+    if name not in STREAMS:
+        near = get_close_matches(name, STREAMS, n=1)
+        raise UserError(
+            f"unknown stream {name!r}",
+            where="streams",
+            allowed=", ".join(STREAMS),
+            cure=f"Did you mean {near[0]!r}?" if near else "",
+        )
+    shape = STREAMS[name].shape
+    expected = (n,) if shape == "N" else (n, width)
+    if tuple(value.shape[: len(expected)]) != expected or value.ndim != len(shape.split()):
+        raise UserError(f"has shape {tuple(value.shape)}, expected [{shape}]", where=f"streams.{name}")

@@ -1,1 +1,1 @@
-"""..."""
+"""What is written to disk and read back: atomic files, run directories, metrics, checkpoints. Imports core only."""

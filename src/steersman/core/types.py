@@ -2,8 +2,8 @@
 
 Token ids are the record and text is derived from them. Per-token tensors are aligned to the token they *predict*:
 entry ``[n, t]`` speaks of ``ids[n, t]``. Rows are right-padded in memory; what is real comes from ``length``, never
-from ``ids != pad``, so a pad token that equals the end-of-sequence token does no harm. Construction checks are O(1); the
-O(N L) invariants are in `Rollouts.check`, which loaders and tests call once.
+from ``ids != pad``, so a pad token that equals the end-of-sequence token does no harm. Construction checks are O(1);
+the O(N L) invariants are in `Rollouts.check`, which loaders and tests call once.
 Leaves out: transitions of control problems (`offline`), text (`language`).
 """
 

@@ -1,0 +1,289 @@
+"""Recipes in TOML: read, override, validate, explain, write back with comments.
+
+Every complaint says the dotted path, the file and line (or ``--set``), what was found, what is allowed and the nearest
+spelling. Leaves out: what recipes exist (`recipes`). The standard library's parser gives no line numbers, so `locate`
+finds them by reading the text once more.
+"""
+
+import importlib
+import inspect
+import json
+import math
+import re
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from steersman.core.component import Component
+from steersman.core.errors import UserError
+
+MAX_TOML_BYTES = 2**20
+M = TypeVar("M", bound=BaseModel)
+_HEADER = re.compile(r"^\s*\[+\s*([^\[\]]+?)\s*\]+\s*(#.*)?$")
+_ENTRY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Raw values of a recipe and where each dotted path was written (``file:line`` or ``--set``)."""
+
+    values: dict[str, Any]
+    places: dict[str, str]
+    name: str
+
+    def place(self, path: str) -> str:
+        """Where `path`, or the nearest table above it, was written."""
+        while path:
+            if path in self.places:
+                return self.places[path]
+            path = path.rpartition(".")[0]
+        return self.name
+
+
+def locate(text: str, name: str) -> dict[str, str]:
+    """Dotted path -> ``name:line`` for every key and table header of a TOML text."""
+    places: dict[str, str] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _plain(header[1])
+            places.setdefault(table, f"{name}:{number}")
+        elif entry := _ENTRY.match(line):
+            key = _plain(entry[1])
+            places.setdefault(f"{table}.{key}" if table else key, f"{name}:{number}")
+    return places
+
+
+def _plain(key: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in key.split("."))
+
+
+def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Source:
+    """Read a TOML file, put it over `base` and apply ``--set`` overrides.
+
+    Args:
+        path: the file; None = only `base` and overrides.
+        overrides: texts ``dotted.path=value``; the value is TOML, or a bare word taken as a string.
+        base: values that the file may replace (a shipped recipe).
+
+    Raises:
+        UserError: missing or oversized file, a TOML syntax error (with line and column), a malformed override.
+    """
+    values: dict[str, Any] = json.loads(json.dumps(base)) if base else {}
+    places: dict[str, str] = {}
+    if path is not None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from None
+        if len(data) > MAX_TOML_BYTES:
+            raise UserError(f"is larger than {MAX_TOML_BYTES} bytes", where=str(path))
+        try:
+            text = data.decode()
+            merge(values, tomllib.loads(text))
+        except UnicodeDecodeError:
+            raise UserError("is not UTF-8 text", where=str(path)) from None
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"is not valid TOML: {error}", where=str(path)) from None
+        places = locate(text, str(path))
+    for override in overrides:
+        key, value = parse_override(override)
+        branch = values
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            step = branch.setdefault(parent, {})
+            if not isinstance(step, dict):
+                raise UserError(f"{parent!r} is a value, not a table", where=f"--set {override}")
+            branch = step
+        branch[leaf] = value
+        places[key] = "--set"
+    return Source(values, places, str(path) if path else "the command line")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split ``a.b=value``; the value is read as TOML, and as a plain string where it is not TOML."""
+    key, sign, value = text.partition("=")
+    key = key.strip()
+    if not sign or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
+        raise UserError(f"{text!r} is not dotted.path=value", where="--set", cure="Example: --set optim.lr=3e-4")
+    try:
+        return key, tomllib.loads(f"v = {value.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key, value.strip()
+
+
+def merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Put `other` over `into`, table by table; a table whose ``kind`` changes is replaced, not merged."""
+    for key, value in other.items():
+        old = into.get(key)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, dict)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            merge(old, value)
+        else:
+            into[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+
+
+def validate(model: type[M], source: Source, allow_import: Sequence[str] = ()) -> M:
+    """Build `model` from a source; user components named ``package.module:Class`` need `allow_import`.
+
+    Raises:
+        UserError: the first complaint in full and the number of further ones.
+    """
+    try:
+        return model.model_validate(_import_components(source.values, source, allow_import, ""))
+    except ValidationError as error:
+        problems = [explain(model, e, source) for e in error.errors()]
+        first, rest = problems[0], len(problems) - 1
+        if rest:
+            first.cure = f"{first.cure}\n       and {rest} more: " + "; ".join(
+                f"{p.where}: {p.what}" for p in problems[1:6]
+            )
+        raise UserError(first.what, where=first.where, allowed=first.allowed, cure=first.cure.strip()) from None
+
+
+def explain(model: type[BaseModel], error: ErrorDetails, source: Source) -> UserError:
+    """One pydantic error in the words of a user: where it stands, what is allowed, the nearest spelling."""
+    keys, fields = _walk(model, error["loc"], source.values)
+    path = ".".join(keys)
+    where = f"{path} ({source.place(path)})" if path else source.name
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        near = get_close_matches(keys[-1], fields, n=1, cutoff=0.5)
+        parent = ".".join(keys[:-1])
+        cure = f"Did you mean {f'{parent}.' if parent else ''}{near[0]}?" if near else ""
+        return UserError("unknown key", where=where, allowed=", ".join(fields), cure=cure)
+    if kind == "missing":
+        return UserError("is missing", where=where)
+    context = error.get("ctx") or {}
+    if kind in ("union_tag_invalid", "union_tag_not_found", "literal_error"):
+        allowed = str(context.get("expected_tags") or context.get("expected") or "").replace("'", "")
+        tag = context.get("tag", given if not isinstance(given, Mapping) else given.get("kind"))
+        near = get_close_matches(str(tag), re.split(r", | or ", allowed), n=1)
+        what = "kind is missing" if kind == "union_tag_not_found" else f"{tag!r} is not known"
+        return UserError(what, where=where, allowed=allowed, cure=f"Did you mean {near[0]!r}?" if near else "")
+    message = error["msg"].removeprefix("Value error, ")
+    shown = repr(given) if not isinstance(given, Mapping | BaseModel) else "these values together"
+    return UserError(f"got {shown}: {message[0].lower()}{message[1:]}", where=where)
+
+
+def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tuple[list[str], list[str]]:
+    """The dotted keys of an error without pydantic's union tags, and the fields of the table it stands in."""
+    keys: list[str] = []
+    current: type[BaseModel] | None = model
+    inside: type[BaseModel] | None = model
+    for part in loc:
+        if isinstance(values, Mapping) and part not in values and str(part) == str(values.get("kind")):
+            current = next((m for m in _models(_annotation(inside, keys[-1])) if _kind(m) == part), None)
+            continue
+        keys.append(str(part))
+        inside = current
+        nested = _models(_annotation(current, str(part)))
+        values = values.get(part) if isinstance(values, Mapping) else None
+        current = nested[0] if nested else None
+    return keys, list(inside.model_fields) if inside else []
+
+
+def _annotation(model: type[BaseModel] | None, name: str) -> Any:
+    return model.model_fields[name].annotation if model and name in model.model_fields else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for a in typing.get_args(annotation) for m in _models(a)]
+
+
+def _kind(model: type[BaseModel]) -> Any:
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def _import_components(value: Any, source: Source, allowed: Sequence[str], path: str) -> Any:
+    """Replace every table whose kind is ``package.module:Class`` by the component it names."""
+    if isinstance(value, list):
+        return [_import_components(v, source, allowed, f"{path}.{i}") for i, v in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    done = {k: _import_components(v, source, allowed, f"{path}.{k}" if path else k) for k, v in value.items()}
+    name = done.get("kind")
+    if not isinstance(name, str) or ":" not in name:
+        return done
+    found = import_object(name, allowed, where=f"{path}.kind ({source.place(f'{path}.kind')})")
+    if not (inspect.isclass(found) and issubclass(found, Component)):
+        raise UserError(
+            f"{name} is not a Component", where=path, cure="Derive it from steersman.core.component.Component."
+        )
+    settings = {k: v for k, v in done.items() if k != "kind" or "kind" in found.model_fields}
+    try:
+        return found.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(first["msg"], where=".".join([path, *map(str, first["loc"])])) from None
+
+
+def import_object(name: str, allowed: Sequence[str], where: str = "") -> Any:
+    """Import ``package.module:attribute`` if its top-level package is in `allowed`.
+
+    Raises:
+        UserError: the package was not allowed, or the module or attribute does not exist.
+    """
+    module, _, attribute = name.partition(":")
+    package = module.partition(".")[0]
+    if package not in allowed:
+        raise UserError(
+            f"{name!r} is code of yours, which is imported only when you say so",
+            where=where,
+            cure=f"Add --allow-import {package}",
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot import {name!r} ({error})", where=where) from None
+
+
+def dump(model: BaseModel) -> dict[str, Any]:
+    """The resolved values as JSON-able data, defaults included, absent options left out."""
+    return model.model_dump(mode="json", exclude_none=True)
+
+
+def to_toml(model: BaseModel) -> str:
+    """The resolved recipe as TOML, each key with its one-line meaning as a comment; reads back to an equal model."""
+    lines: list[str] = []
+    _emit(model, "", lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _emit(model: BaseModel, path: str, lines: list[str]) -> None:
+    tables: list[tuple[str, BaseModel]] = []
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            tables.append((f"{path}.{name}" if path else name, value))
+            continue
+        comment = f"  # {info.description}" if info.description else ""
+        entry = f"{name} = {_literal(value)}" if value is not None else f"# {name} ="
+        lines.append(f"{entry:<32}{comment}".rstrip())
+    for name, table in tables:
+        lines += ["", f"[{name}]"]
+        _emit(table, name, lines)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_literal(v)}" for k, v in value.items()) + "}"
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,159 @@
+"""Bradley-Terry reward models: building, scoring, saving, and the report that says whether to trust one.
+
+A reward model is a plain `transformers` sequence-classification folder with one output, so it loads anywhere. It is
+read at the last real token of a row, found from row lengths, never from pad ids. Leaves out: training
+(`train.reward_model`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steersman.core.noise import normal_
+from steersman.core.types import Rollouts, Scores
+from steersman.language.pack import micro_batches
+from steersman.language.score import response_hidden
+from steersman.stats import Interval, wilson
+
+
+def build_reward_model(folder: Path, seed: int) -> nn.Module:
+    """A reward model on the trunk of a causal-LM folder, its head drawn from N(0, 1/(hidden+1)).
+
+    Args:
+        folder: a causal-LM folder, or one already saved as a reward model (its head is then kept).
+        seed: seed of the head's noise.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    trained = any("SequenceClassification" in a for a in (config.architectures or []))
+    config.num_labels = 1
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the head is reported as newly initialised; that is what we want
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    model.eval()
+    head = head_of(model)
+    if not trained:
+        normal_([("head", head.weight)], (head.weight.shape[1] + 1) ** -0.5, seed, "reward-head")
+    model.config.pad_token_id = config.pad_token_id if config.pad_token_id is not None else _first(config.eos_token_id)
+    return model
+
+
+def _first(token: Any) -> Any:
+    return token[0] if isinstance(token, list | tuple) else token
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """The linear head of a sequence-classification model (called `score` by transformers)."""
+    return next(m for n, m in model.named_modules() if n.split(".")[-1] == "score")
+
+
+def reward_of(model: nn.Module, rollouts: Rollouts) -> Tensor:
+    """Reward of each row, float32 ``[N]``, with gradients: the float32 head at the last real token."""
+    hidden = response_hidden(model, rollouts, rollouts.length - 1)
+    return (hidden.float() @ head_of(model).weight.float().T)[:, 0]
+
+
+def score_rows(model: nn.Module, rollouts: Rollouts, micro_tokens: int) -> Tensor:
+    """Reward of each row without gradients, float32 ``[N]``, in micro-batches."""
+    out = torch.zeros(len(rollouts), device=rollouts.ids.device)
+    with torch.no_grad():
+        for rows in micro_batches(rollouts.length, micro_tokens):
+            out[rows] = reward_of(model, rollouts.index(rows).trim())
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModel:
+    """A trained reward model as a grader: rollouts in, `Scores` out.
+
+    Args:
+        model: the sequence-classification model.
+        micro_tokens: tokens of one forward pass.
+        mean: subtracted from raw rewards (reference responses score 0 on average).
+        std: what the difference is divided by.
+    """
+
+    model: nn.Module
+    micro_tokens: int = 4096
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, rollouts: Rollouts) -> Scores:
+        """Score rows; a reward that is not finite makes its row invalid."""
+        raw = score_rows(self.model, rollouts, self.micro_tokens)
+        valid = torch.isfinite(raw)
+        value = torch.where(valid, (raw - self.mean) / self.std, torch.nan)
+        errors = {int(i): f"the reward model gave {float(raw[i])}" for i in (~valid).nonzero()[:, 0]}
+        return Scores(value, valid, {"raw": raw}, errors)
+
+
+def quality_report(
+    first: Tensor, second: Tensor, label: Tensor, first_length: Tensor, second_length: Tensor
+) -> dict[str, Any]:
+    """What a reward model is worth on held-out pairs.
+
+    Args:
+        first, second: rewards of both sides ``[N]``.
+        label: probability that the first is preferred ``[N]``; ties (0.5) are counted and left out of accuracy.
+        first_length, second_length: response lengths in tokens ``[N]``.
+
+    Returns:
+        JSON values: accuracy with interval, expected calibration error of sigma(r_w - r_l) over ten equal-width bins,
+        accuracy by terciles of |length difference|, Spearman correlation of reward difference and length difference
+        within pairs, accuracy of the rule "longer wins", mean and standard deviation of rewards, number of ties.
+    """
+    from scipy.stats import spearmanr
+
+    keep = (label != 0.5).numpy()
+    d = (first - second).double().numpy()[keep]
+    won = (label > 0.5).numpy()[keep]
+    longer = (first_length - second_length).double().numpy()[keep]
+    right = (d > 0) == won
+    both = torch.cat([first, second]).double()
+    constant = len(d) < 3 or np.ptp(d) == 0 or np.ptp(longer) == 0
+    return {
+        "pairs": int(keep.sum()),
+        "ties": int((~keep).sum()),
+        "accuracy": _interval(right),
+        "calibration_error": _calibration(1 / (1 + np.exp(-np.clip(d, -500, 500))), won),
+        "accuracy_by_length_difference": _by_length(right, np.abs(longer)),
+        "spearman_reward_length": float("nan") if constant else float(spearmanr(d, longer).statistic),
+        "accuracy_longer_wins": _interval(((longer > 0) == won)[longer != 0]),
+        "mean": float(both.mean()),
+        "std": float(both.std(correction=0)),
+    }
+
+
+def _interval(right: "np.ndarray[Any, Any]") -> dict[str, float] | None:
+    if not len(right):
+        return None
+    found: Interval = wilson(int(right.sum()), len(right))
+    return {"value": found.value, "low": found.low, "high": found.high, "n": len(right)}
+
+
+def _calibration(probability: "np.ndarray[Any, Any]", won: "np.ndarray[Any, Any]") -> float:
+    """Expected calibration error: sum over bins of (share of pairs) * |mean probability - share won|."""
+    bins = np.minimum((probability * 10).astype(int), 9)
+    gaps = [(bins == b).mean() * abs(probability[bins == b].mean() - won[bins == b].mean()) for b in np.unique(bins)]
+    return float(np.sum(gaps))
+
+
+def _by_length(right: "np.ndarray[Any, Any]", gap: "np.ndarray[Any, Any]") -> list[dict[str, Any]]:
+    """Accuracy in the terciles of the absolute length difference."""
+    edges = np.quantile(gap, [0, 1 / 3, 2 / 3, 1]) if len(gap) else np.zeros(4)
+    out = []
+    for low, high, last in zip(edges[:-1], edges[1:], (False, False, True), strict=True):
+        inside = (gap >= low) & ((gap <= high) if last else (gap < high))
+        out.append({"from": float(low), "to": float(high), "accuracy": _interval(right[inside])})
+    return out

@@ -1,7 +1,7 @@
 """The losses as components: frozen records of published hyperparameters, callable on tensors.
 
-A preference loss is called as ``loss(h, label)`` and gives ``[N]``; `KTO` and `BradleyTerry` have arguments of their own.
-Losses that correct for wrong labels also accept ``flip_rate="auto"``, which the learner must replace by an estimate
+A preference loss is called as ``loss(h, label)`` and gives ``[N]``; `KTO` and `BradleyTerry` have arguments of their
+own. Losses that correct for wrong labels also accept ``flip_rate="auto"``, which the learner must replace by an estimate
 (`objective.flip_rate`) before training, and a per-example ``flip_rate`` at the call.
 Leaves out: the formulas (`loss`), and who estimates and when (`train`).
 """
@@ -240,7 +240,7 @@ class SFT(Component):
 
 
 class Aggregation(Component):
-    """How losses become one number (`reduce.aggregate`); `constant` is required by seq_sum_const and by nothing else."""
+    """How losses become one number (`reduce.aggregate`); only seq_sum_const takes (and needs) `constant`."""
 
     kind: Literal["aggregation"] = "aggregation"
     mode: Mode = "token_mean"

@@ -2,7 +2,7 @@
 
 The sum runs over a whole optimiser step, however it is cut into micro-batches or processes, so the divisor must be that
 of the whole step: call `denominators` on the step's masks first (or add up those of its parts), then hand the result to
-every `aggregate`; the parts then sum to the value of the undivided step.
+every `aggregate`; the parts then sum to the value of the undivided step. A row is never cut between two parts.
 Leaves out: the loss itself, and the choice of which tokens count (the mask).
 """
 
@@ -65,7 +65,7 @@ class Denominator:
 
 def _by_prompt(group: Tensor, tokens: Tensor) -> Denominator:
     """Add up tokens by prompt, leaving out prompts without any."""
-    ids, place = group[tokens > 0].unique(return_inverse=True)
+    ids, place = torch.unique(group[tokens > 0], return_inverse=True)  # type: ignore[no-untyped-call]
     total = torch.zeros_like(ids).index_add_(0, place, tokens[tokens > 0])
     count = torch.tensor(ids.numel(), device=group.device)
     return Denominator("prompt_mean_token_mean", count, group=ids, group_tokens=total)
@@ -86,19 +86,13 @@ def _check_mode(mask: Tensor, mode: str, group: Tensor | None, constant: float |
     if mask.ndim != 2 and not (mask.ndim == 1 and mode in ("token_mean", "token_sum")):
         what = f"mask has shape {tuple(mask.shape)} in mode {mode}"
         raise UserError(what, where="mask", allowed="[N, L]; [N] only for token_mean and token_sum")
-    if (mode == "seq_sum_const") != (constant is not None) or (
-        constant is not None and not 0 < constant < float("inf")
-    ):
-        what = f"constant is {constant} in mode {mode}"
-        allowed = (
-            "a finite number > 0 for seq_sum_const (the longest response allowed, not the padded width), else None"
-        )
-        raise UserError(what, where="constant", allowed=allowed)
+    if mode == "seq_sum_const" and (constant is None or not 0 < constant < float("inf")):
+        allowed = "a finite number > 0: the longest response allowed, not the padded width, which varies"
+        raise UserError(f"constant is {constant} in mode {mode}", where="constant", allowed=allowed)
     if mode == "prompt_mean_token_mean" and (group is None or group.shape != mask.shape[:1]):
-        found = None if group is None else tuple(group.shape)
-        raise UserError(
-            f"group is {found} for {mask.shape[0]} rows", where="group", allowed="one prompt id for each row"
-        )
+        found = "missing" if group is None else f"of shape {tuple(group.shape)}"
+        what = f"group is {found} for {mask.shape[0]} rows"
+        raise UserError(what, where="group", allowed="one prompt id for each row")
 
 
 def denominators(
@@ -110,13 +104,13 @@ def denominators(
         mask: True where the loss counts ``[N, L]`` (``[N]`` for token_mean and token_sum).
         mode: as in `aggregate`.
         group: int64 prompt ids ``[N]``, for prompt_mean_token_mean.
-        constant: C > 0, for seq_sum_const.
+        constant: C > 0, for seq_sum_const; the other modes do not use it.
 
     Returns:
         `Denominator`; the ones of micro-batches or processes may be added in any order.
 
     Raises:
-        UserError: unknown mode, a mask of the wrong shape, `constant` or `group` missing or not used by the mode.
+        UserError: unknown mode, a mask of the wrong shape, `constant` or `group` missing.
     """
     mask = _check_mask(mask)
     _check_mode(mask, mode, group, constant)
@@ -127,7 +121,7 @@ def denominators(
     tokens = mask.sum(1)
     if mode == "prompt_mean_token_mean" and group is not None:
         return _by_prompt(group.to(mask.device), tokens)
-    return Denominator(mode, (tokens > 0).sum(), constant)
+    return Denominator(mode, (tokens > 0).sum(), constant if mode == "seq_sum_const" else None)
 
 
 def _whole_step(
@@ -135,7 +129,7 @@ def _whole_step(
 ) -> Denominator:
     """The divisor to use: the given one, checked, or that of this mask alone."""
     if isinstance(given, Denominator):
-        if (given.mode, given.constant) != (mode, constant):
+        if given.mode != mode or (mode == "seq_sum_const" and given.constant != constant):
             what = f"denominator was counted for {given.mode} (constant {given.constant}), not {mode} ({constant})"
             raise UserError(what, where="denominator")
         return given.to(mask.device)
@@ -145,8 +139,8 @@ def _whole_step(
     if mode == "token_sum":
         raise UserError("token_sum divides by nothing", where="denominator", allowed="None")
     count = torch.as_tensor(given, device=mask.device)
-    if count.ndim or not 0 <= float(count) < float("inf"):
-        raise UserError(f"denominator is {given}", where="denominator", allowed="a count >= 0, or `denominators(...)`")
+    if count.ndim or not 0 <= float(count) < float("inf") or (float(count) == 0 and bool(mask.any())):
+        raise UserError(f"denominator is {given}", where="denominator", allowed="a count > 0, or `denominators(...)`")
     return Denominator(mode, count, constant, own.group, own.group_tokens)
 
 
@@ -202,7 +196,7 @@ def aggregate(
             number counts tokens, rows or prompts of the step according to the mode (C still multiplies it); then no
             prompt may be split over micro-batches.
         group: int64 prompt ids ``[N]``, for prompt_mean_token_mean.
-        constant: C > 0 of seq_sum_const, the longest response allowed.
+        constant: C > 0 of seq_sum_const, the longest response allowed; the other modes do not use it.
 
     Returns:
         Scalar, float32 (float64 for float64 input).

@@ -1,8 +1,8 @@
 """The losses as components: frozen records of published hyperparameters, callable on tensors.
 
 A preference loss is called as ``loss(h, label)`` and gives ``[N]``; `KTO` and `BradleyTerry` have arguments of their
-own. Losses that correct for wrong labels also accept ``flip_rate="auto"``, which the learner must replace by an estimate
-(`objective.flip_rate`) before training, and a per-example ``flip_rate`` at the call.
+own. Losses that correct for wrong labels also accept ``flip_rate="auto"``, which the learner must replace by an
+estimate (`objective.flip_rate`) before training, and a per-example ``flip_rate`` at the call.
 Leaves out: the formulas (`loss`), and who estimates and when (`train`).
 """
 

@@ -65,7 +65,7 @@ class Denominator:
 
 def _by_prompt(group: Tensor, tokens: Tensor) -> Denominator:
     """Add up tokens by prompt, leaving out prompts without any."""
-    ids, place = torch.unique(group[tokens > 0], return_inverse=True)  # type: ignore[no-untyped-call]
+    ids, place = torch.unique(group[tokens > 0], return_inverse=True)
     total = torch.zeros_like(ids).index_add_(0, place, tokens[tokens > 0])
     count = torch.tensor(ids.numel(), device=group.device)
     return Denominator("prompt_mean_token_mean", count, group=ids, group_tokens=total)

@@ -111,7 +111,7 @@ class PreferenceLearner:
     def _loss(self, h: Tensor, label: Tensor, rows: Tensor) -> Tensor:
         if self.flip_rate is None:
             return self.loss(h, label)
-        return self.loss.model_copy(update={"flip_rate": self.flip_rate[rows]})(h, label)
+        return self.loss(h, label, self.flip_rate[rows])
 
     def _log_ratios(self, batch: Pairs, reference_first: Tensor, reference_second: Tensor) -> tuple[Tensor, Tensor]:
         """log pi - log ref of both sides, one forward pass for the two."""

@@ -81,7 +81,8 @@ def test_groups_equal_rows_and_any_order_or_label():
     assert flat.exponent.high == pytest.approx(rows.exponent.high, abs=EXACT)
     assert flat.coefficient == pytest.approx(rows.coefficient, abs=EXACT)
     assert fit_power_law(X, y) == rows
-    assert fit_power_law(X, y, seed=1) != rows
+    many = X**-0.5 * np.exp(np.random.default_rng(3).normal(0, 0.3, (40, 5)))  # with six rows ends may coincide
+    assert fit_power_law(X, many, seed=1) != fit_power_law(X, many)
 
 
 def test_limits():

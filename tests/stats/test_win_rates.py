@@ -12,6 +12,7 @@ from steersman.stats import length_controlled_win_rate, wilson, win_rate, win_ra
 RELATIVE_WIDTH = 0.06
 SKLEARN = 1e-5
 CONVERGED = 1e-8
+NORMAL_975 = 1.959963984540054
 SIMULATIONS = 300
 FOUR_SIGMA = 4.0
 
@@ -69,6 +70,10 @@ def test_equal_lengths_give_the_plain_win_rate():
     found = length_controlled_win_rate([1.0, 0.0, 0.5, 1.0], np.zeros(4))
     assert found.win_rate.value == pytest.approx(0.625, abs=CONVERGED)
     assert found.slope == 0.0
+    error = math.sqrt(2 * 0.375**2 + 0.625**2 + 0.125**2) / (4 * 0.625 * 0.375)  # sandwich error of logit(W) by hand
+    centre = math.log(0.625 / 0.375)
+    ends = [1 / (1 + math.exp(-centre - sign * NORMAL_975 * error)) for sign in (-1, 1)]
+    assert [found.win_rate.low, found.win_rate.high] == pytest.approx(ends, abs=CONVERGED)
 
 
 def test_regression_that_does_not_converge_is_refused(monkeypatch):

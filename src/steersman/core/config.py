@@ -142,7 +142,7 @@ def validate(model: type[M], source: Source, allow_import: Sequence[str] = ()) -
     try:
         return model.model_validate(_import_components(source.values, source, allow_import, ""))
     except ValidationError as error:
-        problems = [explain(model, e, source) for e in error.errors()]
+        problems = list({p.where: p for p in reversed([explain(model, e, source) for e in error.errors()])}.values())[::-1]
         first, rest = problems[0], len(problems) - 1
         if rest:
             first.cure = f"{first.cure}\n       and {rest} more: " + "; ".join(
@@ -185,6 +185,8 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tu
         if isinstance(values, Mapping) and part not in values and str(part) == str(values.get("kind")):
             current = next((m for m in _models(_annotation(inside, keys[-1])) if _kind(m) == part), None)
             continue
+        if keys and not isinstance(values, Mapping | list):
+            continue  # the value itself; pydantic goes on with the members of a union of plain types
         keys.append(str(part))
         inside = current
         nested = _models(_annotation(current, str(part)))

@@ -10,7 +10,7 @@ from pydantic import Field, WrapValidator, model_validator
 
 from steersman.core.component import Component
 from steersman.language.encode import Truncation
-from steersman.objective.components import KTO, BradleyTerry, PreferenceLoss
+from steersman.objective.components import KTO, RDPO, BradleyTerry, PreferenceLoss
 from steersman.train.fit import Budget
 from steersman.train.optimise import AdamW
 
@@ -90,7 +90,7 @@ class PreferenceRecipe(_Recipe):
     """Preference optimisation: DPO and its family on pairs, KTO on single judged responses."""
 
     verb: Literal["preference"] = "preference"
-    loss: AnyPreferenceLoss | KTO = Field(description="the loss; its kind names the method")
+    loss: AnyPreferenceLoss = Field(RDPO(), description="the loss; its kind names the method")
     logp: Literal["sum", "mean"] = Field("sum", description="log-probability of a response: sum or mean over tokens")
     optim: AdamW = AdamW(lr=1e-6, schedule="linear", warmup=0.1)
     budget: Budget = Budget(batch=16, limits={"margin": 1e4})
@@ -117,7 +117,9 @@ class Runtime(Component):
     out: str | None = Field(None, description="folder to write; absent = runs/<verb>-<identity>")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = a GPU where there is one")
     threads: int | None = Field(None, ge=1, description="CPU threads; absent = one a core")
-    micro_tokens: int = Field(4096, ge=1, description="tokens of one forward pass (gradient accumulation does the rest)")
+    micro_tokens: int = Field(
+        4096, ge=1, description="tokens of one forward pass (gradient accumulation does the rest)"
+    )
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; absent = at the end")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; absent = at the end")

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from steersman.core.noise import normal_
 from steersman.core.types import Rollouts, Scores
+from steersman.language.load import save_model
 from steersman.language.pack import micro_batches
 from steersman.language.score import response_hidden
 from steersman.stats import Interval, wilson
+from steersman.store.files import read_json, write_json
 
 
 def build_reward_model(folder: Path, seed: int) -> nn.Module:
@@ -157,3 +159,15 @@ def _by_length(right: "np.ndarray[Any, Any]", gap: "np.ndarray[Any, Any]") -> li
         inside = (gap >= low) & ((gap <= high) if last else (gap < high))
         out.append({"from": float(low), "to": float(high), "accuracy": _interval(right[inside])})
     return out
+
+
+def save_reward_model(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
+    """Write a plain sequence-classification folder with the quality report and the mean and spread of rewards in it."""
+    save_model(model, tokenizer, folder)
+    write_json(folder / "reward.json", {"format": 1, "mean": report["mean"], "std": report["std"], "report": report})
+
+
+def load_reward_model(folder: Path, micro_tokens: int = 4096) -> RewardModel:
+    """Read what `save_reward_model` wrote; rewards are normalised with the stored mean and spread."""
+    known = read_json(folder / "reward.json")
+    return RewardModel(build_reward_model(folder, 0), micro_tokens, known["mean"], known["std"] or 1.0)

@@ -16,7 +16,7 @@ from steersman.core.errors import UserError
 from steersman.core.types import Pairs, Rollouts
 from steersman.language.pack import micro_batches
 from steersman.language.score import response_logp
-from steersman.objective.components import PreferenceLoss
+from steersman.objective.components import PairLoss
 from steersman.objective.loss.preference import forward_corrected_dpo
 from steersman.stats import wilson
 from steersman.train.optimise import Optimiser
@@ -69,7 +69,7 @@ class PreferenceLearner:
         model: nn.Module,
         pairs: Pairs,
         reference: tuple[Tensor, Tensor],
-        loss: PreferenceLoss,
+        loss: PairLoss,
         optimiser: Optimiser,
         micro_tokens: int,
         *,
@@ -81,6 +81,8 @@ class PreferenceLearner:
     ) -> None:
         if held_out is not None and held_out_reference is None:
             raise UserError("held-out pairs came without reference log-probs", where="PreferenceLearner")
+        if flip_rate is not None and not hasattr(loss, "flip_rate"):
+            raise UserError(f"{loss.kind} takes no flip rate, but the pairs carry one each", where="loss.kind")
         if len(reference[0]) != len(pairs) or len(reference[1]) != len(pairs):
             sizes = f"{len(reference[0])} and {len(reference[1])}"
             raise UserError(f"{sizes} reference log-probs for {len(pairs)} pairs", where="PreferenceLearner")
@@ -109,9 +111,8 @@ class PreferenceLearner:
         return sums | self.optimiser.apply(step) | {"tokens": tokens}
 
     def _loss(self, h: Tensor, label: Tensor, rows: Tensor) -> Tensor:
-        if self.flip_rate is None:
-            return self.loss(h, label)
-        return self.loss(h, label, self.flip_rate[rows])
+        # Only losses with a flip rate take one a pair; others were refused at construction.
+        return self.loss(h, label) if self.flip_rate is None else self.loss(h, label, self.flip_rate[rows])  # type: ignore[call-arg]
 
     def _log_ratios(self, batch: Pairs, reference_first: Tensor, reference_second: Tensor) -> tuple[Tensor, Tensor]:
         """log pi - log ref of both sides, one forward pass for the two."""
@@ -166,7 +167,7 @@ class PreferenceLearner:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def noisy_log_likelihood(h: Tensor, label: Tensor, loss: PreferenceLoss) -> Tensor:
+def noisy_log_likelihood(h: Tensor, label: Tensor, loss: PairLoss) -> Tensor:
     """Mean log-likelihood of observed labels: log[(1-2e) sigma(beta h) + e] with the loss's own beta and flip rate e.
 
     It is bounded, comparable over losses with the same beta, and needs no clean label. Losses without a beta (IPO) use

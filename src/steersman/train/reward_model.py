@@ -32,6 +32,7 @@ class RewardLearner:
         optimiser: moves the model's trainable parameters.
         micro_tokens: tokens of one forward pass.
         held_out: pairs to evaluate on, or None.
+        margin: by how much the better side of each training pair should win ``[N]``, on top of the loss's margin.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class RewardLearner:
         optimiser: Optimiser,
         micro_tokens: int,
         held_out: Pairs | None = None,
+        margin: Tensor | None = None,
     ) -> None:
+        self.margin = torch.zeros(len(pairs)) if margin is None else margin
         self.model, self.pairs, self.loss = model, pairs, loss
         self.optimiser, self.micro_tokens, self.held_out = optimiser, micro_tokens, held_out
 
@@ -61,7 +64,8 @@ class RewardLearner:
             both: Rollouts = stack(batch)
             reward = reward_of(self.model, both)
             first, second = reward[: len(batch)], reward[len(batch) :]
-            loss = self.loss(first, second, batch.label)
+            half = self.margin[rows[micro]].to(first.device) / 2
+            loss = self.loss(first - half, second + half, batch.label)  # shifts the difference, not the mean
             (loss * weight[micro]).sum().backward()
             add(sums, self._metrics(loss, first, second, batch.label), weight[micro])
         return sums | self.optimiser.apply(step) | {"tokens": float(lengths.sum())}

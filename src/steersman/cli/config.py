@@ -1,0 +1,78 @@
+"""`steersman config`: show, copy and check recipes without running anything."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Show, copy and check recipes.")
+
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")]
+Allowed = Annotated[list[str] | None, typer.Option("--allow-import", metavar="PACKAGE", help="Import code of yours.")]
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="sft, reward or preference")],
+    overrides: Overrides = None,
+    allow_import: Allowed = None,
+) -> None:
+    """Print a recipe with every key, its default and its meaning."""
+    typer.echo(_shipped(name, overrides or [], allow_import or []), nl=False)
+
+
+@app.command()
+def cp(
+    name: Annotated[str, typer.Argument(help="sft, reward or preference")],
+    file: Annotated[Path, typer.Argument(help="where to")],
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a recipe to a file of your own to edit."""
+    from steersman.core.errors import UserError
+    from steersman.store.files import write_text
+
+    if file.exists() and not force:
+        raise UserError("is there already", where=str(file), cure="Add --force to replace it.")
+    write_text(file, _shipped(name, overrides or [], []))
+    typer.echo(str(file))
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="a recipe in TOML")],
+    overrides: Overrides = None,
+    allow_import: Allowed = None,
+) -> None:
+    """Say whether a recipe is valid, and print it resolved."""
+    from steersman.core.config import read, to_toml, validate
+
+    source = read(file, overrides or [])
+    typer.echo(to_toml(validate(recipe_class(source.values, source.name), source, allow_import or [])), nl=False)
+
+
+def recipe_class(values: dict[str, object], where: str) -> type:
+    """The class of a recipe, from its ``verb`` key.
+
+    Raises:
+        UserError: no verb, or one that does not exist.
+    """
+    from difflib import get_close_matches
+
+    from steersman.core.errors import UserError
+    from steersman.recipes.training import RECIPES
+
+    verb = values.get("verb")
+    if verb in RECIPES:
+        return RECIPES[str(verb)]
+    near = get_close_matches(str(verb), RECIPES, n=1)
+    what = "verb is missing" if verb is None else f"{verb!r} is not known"
+    cure = f"Did you mean {near[0]!r}?" if near else 'Example: verb = "preference"'
+    raise UserError(what, where=f"verb ({where})", allowed=", ".join(RECIPES), cure=cure)
+
+
+def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
+    from steersman.core.config import read, to_toml, validate
+
+    base = {"verb": name, "model": {"path": "path/to/model"}, "data": {"train": "train.jsonl"}}
+    return to_toml(validate(recipe_class(base, "command line"), read(None, overrides, base), allow_import))

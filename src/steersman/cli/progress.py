@@ -1,0 +1,95 @@
+"""What a training run shows on a terminal: a bar with rate and remaining time, and a table at the end."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_SHOWN = ("loss", "accuracy", "margin", "reward", "entropy", "grad_norm")
+
+
+class TrainingProgress:
+    """Progress of one training run, on standard error so that standard output stays the result's.
+
+    Not on a terminal there is no bar, but a plain line at every tenth of the run.
+    """
+
+    def __init__(self, recipe: Any, runtime: Any, folder: Path, quiet: bool = False) -> None:
+        from steersman.core.config import dump
+        from steersman.train.track import open_tracker
+
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self.write, self.close = open_tracker(runtime.track, folder, dump(recipe))
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.began = time.perf_counter()
+        self.tenth = -1
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+        self.close()
+
+    def say(self, line: str) -> None:
+        """One line about what is being done."""
+        self.console.print(line, highlight=False, markup=False)
+
+    def watch(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """A logged step."""
+        self.write(step, metrics)
+        if any(k.startswith("eval/") for k in metrics):
+            shown = "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in metrics.items())
+            self.say(f"step {step}, held out: {shown}")
+            return
+        rate = metrics.get("tokens_per_s", float("nan"))
+        shown = "  ".join(f"{k} {metrics[k]:.3g}" for k in _SHOWN if k in metrics)
+        note = f"{shown}  {rate:,.0f} tokens/s"
+        if self.task is None:
+            self.task = self.bar.add_task("training", total=total, note=note)
+        self.bar.update(self.task, completed=step, note=note)
+        if not self.console.is_terminal and (step * 10 // total) > self.tenth:
+            self.tenth = step * 10 // total
+            left = (time.perf_counter() - self.began) / step * (total - step)
+            self.say(f"step {step}/{total}  {note}  {left:.0f} s left")
+
+    def summary(self, outcome: Any) -> None:
+        """The result as a table and the path of what was written."""
+        out = Console(soft_wrap=True)
+        for note in outcome.notes if outcome.fitted is None else ():
+            out.print(note)
+        result = outcome.result
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_row("steps", f"{result['steps']} ({result['reason']})")
+        for name, value in result["evaluation"].items():
+            table.add_row(f"held-out {name}", f"{value:.4g}")
+        if "flip_rate" in result:
+            found = result["flip_rate"]
+            interval = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+            table.add_row("flip rate (95 %)", f"{interval}, trained with {found['recommended']:.3f}")
+        if "report" in result and result["report"]["accuracy"]:
+            found = result["report"]["accuracy"]
+            accuracy = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] on {found['n']} pairs"
+            table.add_row(f"accuracy, {result['report_on']}", accuracy)
+            longer = result["report"]["accuracy_longer_wins"]
+            table.add_row("rule 'longer wins'", f"{longer['value']:.3f}" if longer else "–")
+            table.add_row("calibration error", f"{result['report']['calibration_error']:.3f}")
+        out.print(table)
+        out.print(f"model  {outcome.folder / 'model'}", highlight=False)

@@ -1,0 +1,193 @@
+"""`steersman train sft|reward|preference`: train a model folder on a JSONL file, by options or by a recipe."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train a policy or a reward model on your own data.")
+
+Model = Annotated[Path | None, typer.Option("--model", help="Folder of a Hugging Face causal language model.")]
+DataFile = Annotated[Path | None, typer.Option("--data", help="Training rows, JSON Lines.")]
+Eval = Annotated[Path | None, typer.Option("--eval", help="Held-out rows, JSON Lines.")]
+Config = Annotated[Path | None, typer.Option("--config", help="A recipe in TOML; options go over it.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; default runs/<verb>-<identity>.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Optimiser steps; default one pass over the data.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")]
+Resume = Annotated[Path | None, typer.Option("--resume", help="A run's folder, or one of its checkpoints.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Check everything, estimate time and memory, train nothing.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Track = Annotated[str | None, typer.Option("--track", help="tensorboard, wandb or trackio.")]
+Allow = Annotated[list[str] | None, typer.Option("--allow-import", metavar="PACKAGE", help="Import code of yours.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def sft(
+    model: Model = None,
+    data: DataFile = None,
+    eval_file: Eval = None,
+    config: Config = None,
+    out: Out = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = None,
+    dry_run: Dry = False,
+    device: Device = None,
+    track: Track = None,
+    allow_import: Allow = None,
+    as_json: Json = False,
+) -> None:
+    """Supervised fine-tuning on prompt/completion, messages or text rows."""
+    options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
+    _train("sft", options, {}, dry_run, as_json)
+
+
+@app.command()
+def reward(
+    model: Model = None,
+    data: DataFile = None,
+    eval_file: Eval = None,
+    config: Config = None,
+    out: Out = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = None,
+    dry_run: Dry = False,
+    device: Device = None,
+    track: Track = None,
+    allow_import: Allow = None,
+    as_json: Json = False,
+) -> None:
+    """A Bradley-Terry reward model from prompt/chosen/rejected rows, with its quality report."""
+    options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
+    _train("reward", options, {}, dry_run, as_json)
+
+
+@app.command()
+def preference(
+    model: Model = None,
+    data: DataFile = None,
+    eval_file: Eval = None,
+    loss: Annotated[str | None, typer.Option("--loss", help="dpo, cdpo, rdpo, ipo, ..., kto; default rdpo.")] = None,
+    flip_rate: Annotated[
+        str | None, typer.Option("--flip-rate", help="Share of wrong labels, [0, 0.5), or auto to estimate it.")
+    ] = None,
+    config: Config = None,
+    out: Out = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = None,
+    dry_run: Dry = False,
+    device: Device = None,
+    track: Track = None,
+    allow_import: Allow = None,
+    as_json: Json = False,
+) -> None:
+    """Preference optimisation on prompt/chosen/rejected rows (KTO: prompt/completion/label)."""
+    options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
+    extra = {"loss.kind": loss, "loss.flip_rate": flip_rate}
+    _train("preference", options, {k: v for k, v in extra.items() if v is not None}, dry_run, as_json)
+
+
+class _Options:
+    """What the three verbs have in common, and how it becomes a recipe."""
+
+    def __init__(
+        self,
+        model: Path | None,
+        data: Path | None,
+        eval_file: Path | None,
+        config: Path | None,
+        out: Path | None,
+        steps: int | None,
+        overrides: list[str] | None,
+        resume: Path | None,
+        device: str | None,
+        track: str | None,
+        allow_import: list[str] | None,
+    ) -> None:
+        recipe = {"model.path": model, "data.train": data, "data.evaluation": eval_file, "budget.steps": steps}
+        runtime = {"out": out, "device": device, "track": track}
+        self.shortcuts = {k: v for k, v in recipe.items() if v is not None}
+        self.runtime = {k: v for k, v in runtime.items() if v is not None}
+        self.config, self.overrides, self.resume = config, overrides or [], resume
+        self.allow_import = allow_import or []
+
+    def resolve(self, verb: str, extra: Mapping[str, Any]) -> tuple[Any, Any, Path | None]:
+        """(recipe, runtime, checkpoint): file, then options, then ``--set``; with ``--resume`` the run's own recipe."""
+        from steersman.core.config import parse_override, read, validate
+        from steersman.recipes.training import RECIPES, Runtime
+        from steersman.store.files import read_json
+
+        base: dict[str, Any] = {"verb": verb}
+        checkpoint = None
+        if self.resume is not None:
+            folder, checkpoint = _run_of(self.resume)
+            base = read_json(folder / "recipe.json")
+            self.runtime.setdefault("out", folder)
+        runtime_sets = [o.removeprefix("runtime.") for o in self.overrides if o.startswith("runtime.")]
+        chosen = [f"{k}={_toml(v)}" for k, v in (self.shortcuts | dict(extra)).items()]
+        sets = chosen + [o for o in self.overrides if not o.startswith("runtime.")]
+        source = read(self.config, sets, base)
+        for key in (*self.shortcuts, *extra):
+            source.places[key] = "option"
+        own = source.values.pop("runtime", {})
+        runtime_values = (
+            own | dict(parse_override(o) for o in runtime_sets) | {k: str(v) for k, v in self.runtime.items()}
+        )
+        runtime = validate(Runtime, type(source)(runtime_values, source.places, "runtime"))
+        _require(source.values)
+        return validate(RECIPES[verb], source, self.allow_import), runtime, checkpoint
+
+
+def _toml(value: Any) -> str:
+    """A command-line value as TOML: numbers stay numbers, everything else becomes a string."""
+    import json
+
+    try:
+        return str(float(value)) if "." in str(value) and not isinstance(value, Path) else str(int(value))
+    except (ValueError, TypeError):
+        return json.dumps(str(value))
+
+
+def _require(values: Mapping[str, Any]) -> None:
+    from steersman.core.errors import UserError
+
+    for table, key, option in (("model", "path", "--model"), ("data", "train", "--data")):
+        if not isinstance(values.get(table), dict) or key not in values[table]:
+            raise UserError(f"{table}.{key} is missing", cure=f"Give it with {option}, or in a recipe with --config.")
+
+
+def _run_of(path: Path) -> tuple[Path, Path | None]:
+    """The run folder and checkpoint that ``--resume`` names."""
+    from steersman.core.errors import UserError
+
+    if (path / "recipe.json").is_file():
+        return path, None
+    if (path / "manifest.json").is_file() and (path.parent.parent / "recipe.json").is_file():
+        return path.parent.parent, path
+    raise UserError("is neither a run of `steersman train` nor one of its checkpoints", where=f"--resume {path}")
+
+
+def _train(verb: str, options: _Options, extra: Mapping[str, Any], dry_run: bool, as_json: bool) -> None:
+    import json
+
+    from steersman.cli.progress import TrainingProgress
+    from steersman.recipes.jobs import carry_out, output_folder
+
+    recipe, runtime, checkpoint = options.resolve(verb, extra)
+    if dry_run:
+        from steersman.recipes.estimate import estimate
+
+        typer.echo(estimate(recipe, runtime))
+        return
+    with TrainingProgress(recipe, runtime, output_folder(recipe, runtime), quiet=as_json) as progress:
+        outcome = carry_out(recipe, runtime, say=progress.say, watch=progress.watch, resume=checkpoint)
+    from steersman.store.files import tag
+
+    if as_json:
+        typer.echo(json.dumps(tag(dict(outcome.result) | {"folder": str(outcome.folder)}), indent=2))
+        return
+    progress.summary(outcome)

@@ -1,0 +1,96 @@
+"""What a job will cost before it is started: tokens, arithmetic, time and memory (``--dry-run``).
+
+Time = 6 P tokens / rate for training (2 P for reference log-probs), P = parameters that multiply, rate = this machine's
+measured matrix-product speed at the model's width, halved for everything else. An estimate, not a promise: expect a
+factor of two either way. Leaves out: doing it (`recipes.jobs`).
+"""
+
+import time
+from typing import Any
+
+import torch
+
+from steersman.core.config import to_toml
+from steersman.language.load import context_length, load_tokenizer
+from steersman.recipes.jobs import output_folder, pick_device, read_data
+from steersman.recipes.training import PreferenceRecipe, Recipe, Runtime
+
+_SHARE_OF_PEAK = 0.5
+
+
+def estimate(recipe: Recipe, runtime: Runtime) -> str:
+    """Check model, data and settings, and describe what the job would do; trains and writes nothing.
+
+    Raises:
+        UserError: whatever would stop the job before training.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from steersman.language.load import check_folder
+
+    check_folder(recipe.model.path)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    device = pick_device(runtime)
+    tokenizer = load_tokenizer(recipe.model.path)
+    config = AutoConfig.from_pretrained(recipe.model.path, local_files_only=True)
+    data = read_data(recipe, tokenizer, context_length(config))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    report = data.train.report
+    steps = recipe.budget.total(report.rows_out)
+    passes = steps * recipe.budget.batch / report.rows_out
+    tokens = passes * report.tokens
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = _lora_parameters(model, recipe) if recipe.model.lora else parameters
+    rate = _matmul_rate(device, getattr(config, "hidden_size", 512))
+    work = 6 * parameters * tokens + (2 * parameters * report.tokens if isinstance(recipe, PreferenceRecipe) else 0)
+    memory = _memory(config, parameters, trained, min(runtime.micro_tokens, report.tokens), recipe)
+    lines = [
+        *data.notes,
+        f"steps        {steps} of {recipe.budget.batch} rows ({passes:.2g} passes, {tokens:,.0f} tokens)",
+        f"parameters   {parameters:,}, {trained:,} of them trained",
+        f"time         about {_duration(work / rate)} on {device.type} ({rate / 1e9:.0f} GFLOP/s; within a factor of 2)",
+        f"memory       about {memory / 2**30:.2f} GiB",
+        f"would write  {output_folder(recipe, runtime)}",
+        "",
+        to_toml(recipe),
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def _lora_parameters(model: Any, recipe: Recipe) -> int:
+    lora = recipe.model.lora
+    assert lora is not None
+    head = model.get_output_embeddings()
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    if not isinstance(lora.targets, str):
+        layers = [(n, m) for n, m in layers if n.rpartition(".")[2] in lora.targets]
+    return sum(lora.rank * (m.in_features + m.out_features) for _, m in layers)
+
+
+def _matmul_rate(device: torch.device, width: int) -> float:
+    """Operations per second of float32 matrix products ``[1024, width] x [width, width]`` on this machine."""
+    a, b = torch.ones(1024, width, device=device), torch.ones(width, width, device=device)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        for _ in range(4):
+            product = a @ b
+        float(product[0, 0])  # waits for the device
+        best = min(best, (time.perf_counter() - began) / 4)
+    return _SHARE_OF_PEAK * 2 * 1024 * width * width / best
+
+
+def _memory(config: Any, parameters: int, trained: int, tokens: int, recipe: Recipe) -> float:
+    """Bytes: float32 weights, gradients and two moments, plus the activations kept for the backward pass."""
+    width, layers = getattr(config, "hidden_size", 512), getattr(config, "num_hidden_layers", 12)
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    per_layer = width if recipe.model.activation_checkpointing else 10 * width + 4 * inner
+    return 4 * parameters + 12 * trained + 4 * tokens * layers * per_layer + 64 * 2**20
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -68,7 +68,8 @@ def fit_ball(
         max_steps: Newton steps at most, >= 1.
 
     Returns:
-        BallFit; a replication that ran out of steps or could not lower its loss has ``converged`` False.
+        BallFit; a replication that ran out of steps, or found no lower point where loss and derivatives are finite,
+        has ``converged`` False.
 
     Raises:
         UserError: shapes or types that do not fit, non-finite features, a bound that is not positive, a loss without
@@ -83,7 +84,7 @@ def fit_ball(
     converged, stuck = torch.zeros(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.bool)
     with _one_thread():
         value, first, second = _derivatives(loss, x, theta)
-        _check_loss(value, second)
+        _check_loss((value, first, second))
         for step in range(max_steps + 1):
             rows = torch.nonzero(~(converged | stuck)).flatten()
             data = x if len(rows) == len(x) else x[rows]
@@ -132,7 +133,7 @@ def _backtrack(
         found = _derivatives(loss, data, trial)
         # rounding of a mean of n terms: near the minimum the fall is smaller than what float64 resolves
         slack = 1e-15 * (1.0 + value[index].abs()) * 8
-        good = found[0] <= value[index] + ARMIJO * length * slope[open_] + slack
+        good = (found[0] <= value[index] + ARMIJO * length * slope[open_] + slack) & _finite(found)
         kept = index[good]
         theta[kept] = trial[good]
         for old, new in zip(state, found, strict=True):
@@ -184,10 +185,17 @@ def _check(x: Tensor, bound: float) -> None:
         raise UserError(f"{bound} is no radius", where="bound", allowed="a finite number > 0")
 
 
-def _check_loss(value: Tensor, second: Tensor) -> None:
-    if not bool(torch.isfinite(value).all()):
-        raise UserError("is not finite at the start", where="loss", allowed="a loss that is finite on finite margins")
-    if bool((second == 0).all(1).any()):
+def _finite(found: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Which replications have a finite loss and finite derivatives everywhere."""
+    value, first, second = found
+    return torch.isfinite(value + first.sum(1) + second.sum(1))
+
+
+def _check_loss(found: tuple[Tensor, Tensor, Tensor]) -> None:
+    if not bool(_finite(found).all()):
+        allowed = "a loss that is finite on finite margins, with two derivatives"
+        raise UserError("is not finite at the start", where="loss", allowed=allowed)
+    if bool((found[2] == 0).all(1).any()):
         cure = "piecewise linear losses (hinge) have no Newton step; choose a smooth loss"
         raise UserError("has no curvature at the start", where="loss", allowed="a smooth loss", cure=cure)
 

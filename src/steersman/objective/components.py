@@ -6,7 +6,7 @@ estimate (`objective.flip_rate`) before training, and a per-example ``flip_rate`
 Leaves out: the formulas (`loss`), and who estimates and when (`train`).
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -19,6 +19,7 @@ from steersman.objective.reduce import Denominator, Mode, aggregate, denominator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Robust = TypeVar("Robust", bound="_Robust")
 FlipRate = Annotated[float, Field(ge=0, lt=0.5, allow_inf_nan=False)] | Literal["auto"]
 
 
@@ -27,7 +28,7 @@ class _Robust(Component):
 
     flip_rate: FlipRate = 0.1
 
-    def with_flip_rate(self, flip_rate: float) -> Self:
+    def with_flip_rate(self: Robust, flip_rate: float) -> Robust:
         """The same loss with the flip rate settled, validated like any other."""
         return self.model_validate(self.model_dump() | {"flip_rate": flip_rate})
 
@@ -35,7 +36,7 @@ class _Robust(Component):
         return _settled(type(self).__name__, self.flip_rate if override is None else override)
 
 
-def _settled(name: str, rate: float | Tensor | str | None) -> float | Tensor:
+def _settled(name: str, rate: float | int | Tensor | str | None) -> float | Tensor:
     if rate is None or isinstance(rate, str):
         raise UserError(
             f'{name} was called while its flip_rate is still "{rate}"',
@@ -62,7 +63,7 @@ class CDPO(_Robust):
     kind: Literal["cdpo"] = "cdpo"
     beta: Positive = 0.1
 
-    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | Tensor | None = None) -> Tensor:
+    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | int | Tensor | None = None) -> Tensor:
         """`loss.preference.cdpo`; `flip_rate` overrides the component's, by example if ``[N]``."""
         return loss.cdpo(h, self.beta, self._rate(flip_rate), label)
 
@@ -75,12 +76,12 @@ class RDPO(_Robust):
     max_margin: Positive | None = None
     clip_weight: Positive | None = None
 
-    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | Tensor | None = None) -> Tensor:
+    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | int | Tensor | None = None) -> Tensor:
         """`loss.preference.rdpo`; `flip_rate` overrides the component's, by example if ``[N]``."""
         rate = self._rate(flip_rate)
         return loss.rdpo(h, self.beta, rate, label, max_margin=self.max_margin, clip_weight=self.clip_weight)
 
-    def active(self, h: Tensor, label: Tensor | None = None, flip_rate: float | Tensor | None = None) -> Tensor:
+    def active(self, h: Tensor, label: Tensor | None = None, flip_rate: float | int | Tensor | None = None) -> Tensor:
         """Which examples had their gradient changed by a safeguard, bool ``[N]``; its mean is the share to log."""
         rate = self._rate(flip_rate)
         limits = {"max_margin": self.max_margin, "clip_weight": self.clip_weight}
@@ -104,7 +105,7 @@ class RIPO(_Robust):
     kind: Literal["ripo"] = "ripo"
     tau: Positive = 0.1
 
-    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | Tensor | None = None) -> Tensor:
+    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | int | Tensor | None = None) -> Tensor:
         """`loss.preference.ripo`, mixed over both sides for soft labels."""
         rate = self._rate(flip_rate)
         return loss.soften(lambda x: loss.ripo(x, self.tau, rate), h, label)
@@ -127,7 +128,7 @@ class RSLiC(_Robust):
     kind: Literal["rslic"] = "rslic"
     beta: Positive = 0.1
 
-    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | Tensor | None = None) -> Tensor:
+    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | int | Tensor | None = None) -> Tensor:
         """`loss.preference.rslic`, mixed over both sides for soft labels."""
         rate = self._rate(flip_rate)
         return loss.soften(lambda x: loss.rslic(x, self.beta, rate), h, label)
@@ -140,7 +141,7 @@ class Probit(_Robust):
     beta: Positive = 0.1
     flip_rate: FlipRate = 0.0
 
-    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | Tensor | None = None) -> Tensor:
+    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | int | Tensor | None = None) -> Tensor:
         """`loss.preference.probit`, mixed over both sides for soft labels."""
         rate = self._rate(flip_rate)
         return loss.soften(lambda x: loss.probit(x, self.beta, rate), h, label)
@@ -152,7 +153,7 @@ class ForwardCorrectedDPO(_Robust):
     kind: Literal["forward_corrected_dpo"] = "forward_corrected_dpo"
     beta: Positive = 0.1
 
-    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | Tensor | None = None) -> Tensor:
+    def __call__(self, h: Tensor, label: Tensor | None = None, flip_rate: float | int | Tensor | None = None) -> Tensor:
         """`loss.preference.forward_corrected_dpo`, mixed over both sides for soft labels."""
         rate = self._rate(flip_rate)
         return loss.soften(lambda x: loss.forward_corrected_dpo(x, self.beta, rate), h, label)
@@ -166,7 +167,7 @@ class KTO(Component):
     weight_desirable: NotNegative = 1.0
     weight_undesirable: NotNegative = 1.0
 
-    def __call__(self, log_ratio: Tensor, desirable: Tensor, reference_kl: float | Tensor) -> Tensor:
+    def __call__(self, log_ratio: Tensor, desirable: Tensor, reference_kl: float | int | Tensor) -> Tensor:
         """`loss.preference.kto`."""
         weights = self.weight_desirable, self.weight_undesirable
         return loss.kto(log_ratio, desirable, self.beta, reference_kl, *weights)
@@ -195,7 +196,7 @@ class BradleyTerry(Component):
     flip_rate: FlipRate | None = None
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self) -> "BradleyTerry":
         if (self.correction == "none") != (self.flip_rate is None):
             raise ValueError(
                 f'flip_rate is {self.flip_rate} with correction "{self.correction}"; '
@@ -203,7 +204,7 @@ class BradleyTerry(Component):
             )
         return self
 
-    def with_flip_rate(self, flip_rate: float) -> Self:
+    def with_flip_rate(self, flip_rate: float) -> "BradleyTerry":
         """The same loss with the flip rate settled, validated like any other."""
         return self.model_validate(self.model_dump() | {"flip_rate": flip_rate})
 
@@ -212,7 +213,7 @@ class BradleyTerry(Component):
         reward_first: Tensor,
         reward_second: Tensor,
         label: Tensor | None = None,
-        flip_rate: float | Tensor | None = None,
+        flip_rate: float | int | Tensor | None = None,
     ) -> Tensor:
         """Loss ``[N]`` of the rewards of both sides, the centring term included."""
         difference = reward_first - reward_second
@@ -247,7 +248,7 @@ class Aggregation(Component):
     constant: Positive | None = None
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self) -> "Aggregation":
         if (self.mode == "seq_sum_const") != (self.constant is not None):
             raise ValueError(f"constant is {self.constant} with mode {self.mode}; only seq_sum_const takes one")
         return self

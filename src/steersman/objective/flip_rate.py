@@ -44,7 +44,7 @@ class Estimate:
     recommended: float
     method: str
     identified: bool = True
-    scale: float | None = None
+    scale: float | int | None = None
     warning: str = ""
 
 
@@ -60,7 +60,7 @@ def _log_likelihood(m: Tensor, p: Tensor, rate: Tensor, scale: Tensor) -> Tensor
     return (torch.where(p > 0, p * q.log(), 0.0) + torch.where(p < 1, (1 - p) * other.log(), 0.0)).mean(1)
 
 
-def _profile(m: Tensor, p: Tensor, rate: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
+def _profile(m: Tensor, p: Tensor, rate: Tensor, scale: float | int | None) -> tuple[Tensor, Tensor]:
     """For each rate ``[E]`` the best log-likelihood over the scale, and that scale."""
     if scale is not None:
         fixed = torch.full_like(rate, scale)
@@ -83,7 +83,7 @@ def _profile(m: Tensor, p: Tensor, rate: Tensor, scale: float | None) -> tuple[T
     return _log_likelihood(m, p, rate, middle), middle
 
 
-def _refined(m: Tensor, p: Tensor, scale: float | None, drop: float) -> tuple[Tensor, Tensor, Tensor]:
+def _refined(m: Tensor, p: Tensor, scale: float | int | None, drop: float) -> tuple[Tensor, Tensor, Tensor]:
     """Rates, profile and scales on a grid that is finer around the peak and the two ends of the interval."""
     rate = torch.linspace(0, _TOP, _COARSE, dtype=torch.float64)
     value, scales = _profile(m, p, rate, scale)
@@ -98,7 +98,7 @@ def _refined(m: Tensor, p: Tensor, scale: float | None, drop: float) -> tuple[Te
     return rate[order], value[order], scales[order]
 
 
-def _crossing(rate: Tensor, value: Tensor, level: float, inner: int, outer: int) -> float:
+def _crossing(rate: Tensor, value: Tensor, level: float | int, inner: int, outer: int) -> float:
     """Where the profile crosses `level` between two neighbouring grid points, by linear interpolation."""
     if not 0 <= outer < rate.numel():
         return float(rate[inner])
@@ -108,7 +108,11 @@ def _crossing(rate: Tensor, value: Tensor, level: float, inner: int, outer: int)
 
 
 def profile_flip_rate(
-    margin: Float[Tensor, " N"], label: Tensor | None = None, *, scale: float | None = None, level: float = 0.95
+    margin: Float[Tensor, "*N"],
+    label: Tensor | None = None,
+    *,
+    scale: float | int | None = None,
+    level: float | int = 0.95,
 ) -> Estimate:
     """The flip rate that makes held-out preferences most likely, with a profile-likelihood interval.
 
@@ -157,7 +161,7 @@ def profile_flip_rate(
     return Estimate(float(rate[peak]), low, high, low, "likelihood", identified, float(scales[peak]), warning)
 
 
-def _warning(value: float, identified: bool) -> str:
+def _warning(value: float | int, identified: bool) -> str:
     if not identified:
         return "The margins do not reveal a flip rate (too few pairs or none that is clear); audit some labels instead."
     if value > _HIGH:
@@ -165,7 +169,7 @@ def _warning(value: float, identified: bool) -> str:
     return ""
 
 
-def audit_flip_rate(disagreements: int, n: int, level: float = 0.95) -> Estimate:
+def audit_flip_rate(disagreements: int, n: int, level: float | int = 0.95) -> Estimate:
     """The flip rate from a sample of pairs labelled again by a trusted judge, with Wilson's interval.
 
     value = disagreements / n.

@@ -7,10 +7,10 @@ Leaves out: the loss itself, and the choice of which tokens count (the mask).
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from steersman.core.errors import UserError
@@ -32,7 +32,7 @@ class Denominator:
 
     Args:
         mode: the mode it was counted for.
-        count: int64 scalar: tokens (token_mean), rows with a token (seq_*), prompts with a token (prompt_*), 1
+        count: scalar: tokens (token_mean), rows with a token (seq_*), prompts with a token (prompt_*), 1
             (token_sum).
         constant: C of seq_sum_const, else None.
         group: sorted ids of the prompts with a token ``[G]`` (prompt_mean_token_mean only).
@@ -40,12 +40,12 @@ class Denominator:
     """
 
     mode: Mode
-    count: Int[Tensor, ""]
-    constant: float | None = None
+    count: Shaped[Tensor, ""]
+    constant: float | int | None = None
     group: Int[Tensor, " G"] | None = None
     group_tokens: Int[Tensor, " G"] | None = None
 
-    def __add__(self, other: Self) -> "Denominator":
+    def __add__(self, other: "Denominator") -> "Denominator":
         """The divisor of both parts together; a prompt that stands in both is one prompt."""
         if (self.mode, self.constant) != (other.mode, other.constant):
             what = f"{self.mode} (constant {self.constant}) cannot be added to {other.mode} (constant {other.constant})"
@@ -80,7 +80,7 @@ def _check_mask(mask: Tensor) -> Tensor:
     return mask.bool()
 
 
-def _check_mode(mask: Tensor, mode: str, group: Tensor | None, constant: float | None) -> None:
+def _check_mode(mask: Tensor, mode: str, group: Tensor | None, constant: float | int | None) -> None:
     if mode not in MODES:
         raise UserError(f"unknown mode {mode!r}", where="mode", allowed=", ".join(MODES))
     if mask.ndim != 2 and not (mask.ndim == 1 and mode in ("token_mean", "token_sum")):
@@ -96,7 +96,7 @@ def _check_mode(mask: Tensor, mode: str, group: Tensor | None, constant: float |
 
 
 def denominators(
-    mask: Bool[Tensor, "N L"], mode: Mode = "token_mean", group: Tensor | None = None, constant: float | None = None
+    mask: Tensor, mode: Mode = "token_mean", group: Tensor | None = None, constant: float | int | None = None
 ) -> Denominator:
     """Count what a step's mask, or a part of it, contributes to the divisor of `aggregate`.
 
@@ -125,7 +125,11 @@ def denominators(
 
 
 def _whole_step(
-    mask: Tensor, mode: Mode, given: float | Tensor | Denominator | None, group: Tensor | None, constant: float | None
+    mask: Tensor,
+    mode: Mode,
+    given: float | int | Tensor | Denominator | None,
+    group: Tensor | None,
+    constant: float | int | None,
 ) -> Denominator:
     """The divisor to use: the given one, checked, or that of this mask alone."""
     if isinstance(given, Denominator):
@@ -159,7 +163,7 @@ def _prompt_tokens(step: Denominator, group: Tensor, tokens: Tensor) -> Tensor:
 
 def _row_weight(mask: Tensor, mode: Mode, step: Denominator, group: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The factor of every token of a row ``[N]`` or of all rows (a scalar); 0/0 never arises."""
-    count = step.count.clamp(min=1).to(dtype)
+    count = torch.where(step.count == 0, 1, step.count).to(dtype)
     if mode == "token_sum" or mode == "token_mean" or mode == "seq_mean_token_sum":
         return 1 / count
     if mode == "seq_sum_const" and step.constant is not None:
@@ -171,12 +175,12 @@ def _row_weight(mask: Tensor, mode: Mode, step: Denominator, group: Tensor | Non
 
 
 def aggregate(
-    loss: Float[Tensor, "N L"],
-    mask: Bool[Tensor, "N L"],
+    loss: Float[Tensor, "..."],
+    mask: Tensor,
     mode: Mode = "token_mean",
-    denominator: float | Tensor | Denominator | None = None,
+    denominator: float | int | Tensor | Denominator | None = None,
     group: Tensor | None = None,
-    constant: float | None = None,
+    constant: float | int | None = None,
 ) -> Float[Tensor, ""]:
     """Reduce losses to one number; over the parts of a step the numbers add up to that of the step.
 

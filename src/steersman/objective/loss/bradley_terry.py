@@ -13,7 +13,7 @@ from steersman.core.errors import UserError
 from steersman.objective.loss.robust import LossFn, check_flip_rate, robustify, soften, upcast
 
 
-def _check_margin(margin: float | Tensor, like: Tensor) -> float | Tensor:
+def _check_margin(margin: float | int | Tensor, like: Tensor) -> float | Tensor:
     if isinstance(margin, Tensor):
         if margin.ndim and margin.shape != like.shape:
             what = f"margin has shape {tuple(margin.shape)} for examples of shape {tuple(like.shape)}"
@@ -22,13 +22,13 @@ def _check_margin(margin: float | Tensor, like: Tensor) -> float | Tensor:
     return margin
 
 
-def _with_margin(margin: float | Tensor) -> LossFn:
+def _with_margin(margin: float | int | Tensor) -> LossFn:
     return lambda d: -logsigmoid(d - margin)
 
 
 def bradley_terry(
-    difference: Float[Tensor, " N"], margin: float | Tensor = 0.0, label: Tensor | None = None
-) -> Float[Tensor, " N"]:
+    difference: Float[Tensor, "*N"], margin: float | int | Tensor = 0.0, label: Tensor | None = None
+) -> Float[Tensor, "*N"]:
     """Negative log-likelihood of a preference under the Bradley-Terry model.
 
     loss = -[p log sigma(d - m) + (1 - p) log sigma(-d - m)],  d = r_first - r_second.
@@ -53,11 +53,11 @@ def bradley_terry(
 
 
 def bradley_terry_unbiased(
-    difference: Float[Tensor, " N"],
-    flip_rate: float | Tensor,
-    margin: float | Tensor = 0.0,
+    difference: Float[Tensor, "*N"],
+    flip_rate: float | int | Tensor,
+    margin: float | int | Tensor = 0.0,
     label: Tensor | None = None,
-) -> Float[Tensor, " N"]:
+) -> Float[Tensor, "*N"]:
     """The Bradley-Terry loss whose expectation over label flips is the loss on clean labels.
 
     loss = T_eps of `bradley_terry`, [(1 - eps) l(d) - eps l(-d)] / (1 - 2 eps) with l(d) = -log sigma(d - m).
@@ -83,11 +83,11 @@ def bradley_terry_unbiased(
 
 
 def bradley_terry_forward(
-    difference: Float[Tensor, " N"],
-    flip_rate: float | Tensor,
-    margin: float | Tensor = 0.0,
+    difference: Float[Tensor, "*N"],
+    flip_rate: float | int | Tensor,
+    margin: float | int | Tensor = 0.0,
     label: Tensor | None = None,
-) -> Float[Tensor, " N"]:
+) -> Float[Tensor, "*N"]:
     """Negative log-likelihood of the *observed* preference when labels flip: bounded, and efficient in large samples.
 
     loss = -log[(1 - eps) sigma(d - m) + eps sigma(-d - m)]; with p, the mixture of both sides.
@@ -115,7 +115,7 @@ def bradley_terry_forward(
     return soften(lambda x: -torch.logaddexp(keep + logsigmoid(x - m), flip + logsigmoid(-x - m)), d, label)
 
 
-def reward_centering(reward_first: Float[Tensor, " N"], reward_second: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+def reward_centering(reward_first: Float[Tensor, "*N"], reward_second: Tensor) -> Float[Tensor, "*N"]:
     """Penalty that fixes the additive constant a Bradley-Terry model leaves free.
 
     loss = (r_first + r_second)^2, to be added with a small coefficient (1e-2).

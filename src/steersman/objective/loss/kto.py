@@ -6,14 +6,14 @@ Source: Ethayarajh et al. 2024, arXiv 2402.01306.
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from steersman.core.errors import UserError
 from steersman.objective.loss.robust import check_positive, upcast
 
 
-def mismatched_kl(log_ratio: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+def mismatched_kl(log_ratio: Float[Tensor, "*N"]) -> Float[Tensor, ""]:
     """KTO's estimate of the KL to the reference: max(0, mean log-ratio of mismatched pairs), without gradient.
 
     Args:
@@ -29,13 +29,13 @@ def mismatched_kl(log_ratio: Float[Tensor, " N"]) -> Float[Tensor, ""]:
 
 
 def kto(
-    log_ratio: Float[Tensor, " N"],
-    desirable: Bool[Tensor, " N"],
-    beta: float,
-    reference_kl: float | Tensor,
-    weight_desirable: float = 1.0,
-    weight_undesirable: float = 1.0,
-) -> Float[Tensor, " N"]:
+    log_ratio: Float[Tensor, "*N"],
+    desirable: Tensor,
+    beta: float | int,
+    reference_kl: float | int | Tensor,
+    weight_desirable: float | int = 1.0,
+    weight_undesirable: float | int = 1.0,
+) -> Float[Tensor, "*N"]:
     """Kahneman-Tversky optimisation of single responses marked good or bad.
 
     loss = w_D (1 - sigma(beta (g - z0))) if desirable, else w_U (1 - sigma(beta (z0 - g))).

@@ -18,7 +18,7 @@ from steersman.core.errors import UserError
 from steersman.objective.loss.robust import check_flip_rate, check_positive, margin_of, robustify, upcast
 
 
-def ipo(h: Float[Tensor, " N"], tau: float | Tensor) -> Float[Tensor, " N"]:
+def ipo(h: Float[Tensor, "*N"], tau: float | int | Tensor) -> Float[Tensor, "*N"]:
     """Identity preference optimisation: regress the margin on a fixed target.
 
     loss = (h - 1 / (2 tau))^2.
@@ -44,7 +44,7 @@ def ipo(h: Float[Tensor, " N"], tau: float | Tensor) -> Float[Tensor, " N"]:
     return (x - (1 / (2 * tau)).to(x)).square()
 
 
-def ripo(h: Float[Tensor, " N"], tau: float, flip_rate: float | Tensor) -> Float[Tensor, " N"]:
+def ripo(h: Float[Tensor, "*N"], tau: float | int, flip_rate: float | int | Tensor) -> Float[Tensor, "*N"]:
     """IPO made unbiased under label flips, which is IPO at a smaller tau.
 
     loss = (h - 1 / (2 tau (1 - 2 eps)))^2 = `ipo` at tau (1 - 2 eps); equals T_eps of IPO up to a constant.
@@ -65,7 +65,7 @@ def ripo(h: Float[Tensor, " N"], tau: float, flip_rate: float | Tensor) -> Float
     return ipo(h, check_positive(tau, "tau") * (1 - 2 * check_flip_rate(flip_rate, h)))
 
 
-def slic(h: Float[Tensor, " N"], beta: float) -> Float[Tensor, " N"]:
+def slic(h: Float[Tensor, "*N"], beta: float | int) -> Float[Tensor, "*N"]:
     """Hinge loss on the margin: max(0, 1 - z), z = beta h.
 
     Args:
@@ -80,7 +80,7 @@ def slic(h: Float[Tensor, " N"], beta: float) -> Float[Tensor, " N"]:
     return relu(1 - margin_of(h, beta))
 
 
-def rslic(h: Float[Tensor, " N"], beta: float, flip_rate: float | Tensor) -> Float[Tensor, " N"]:
+def rslic(h: Float[Tensor, "*N"], beta: float | int, flip_rate: float | int | Tensor) -> Float[Tensor, "*N"]:
     """Hinge loss made unbiased under label flips.
 
     loss = T_eps of max(0, 1 - z): 1 - z / (1 - 2 eps) for |z| <= 1 and -eps (1 + z) / (1 - 2 eps) beyond z = 1.
@@ -122,7 +122,7 @@ def _log_normal_cdf(z: Tensor) -> Tensor:
     return out
 
 
-def probit(h: Float[Tensor, " N"], beta: float, flip_rate: float | Tensor = 0.0) -> Float[Tensor, " N"]:
+def probit(h: Float[Tensor, "*N"], beta: float | int, flip_rate: float | int | Tensor = 0.0) -> Float[Tensor, "*N"]:
     """Preference loss under a probit (Thurstone) model, unbiased under label flips.
 
     loss = T_eps[l] with l(z) = -log Phi(z), z = beta h.

@@ -69,14 +69,14 @@ def _orient(z: Tensor, label: Tensor | None) -> tuple[Tensor, float | Tensor]:
     return torch.where(first, z, -z), torch.where(first, 1 - p, p)
 
 
-def _unbiased_slope(minor: float | Tensor, flip_rate: float | Tensor, z: Tensor) -> Tensor:
+def _unbiased_slope(minor: float | Tensor, flip_rate: float | int | Tensor, z: Tensor) -> Tensor:
     """k = 1 - p' = (minor - eps) / (1 - 2 eps), the slope of the linear term, expanded to the shape of z."""
     rate = check_flip_rate(flip_rate, z)
     k = (minor - rate) / (1 - 2 * rate)
     return torch.as_tensor(k, dtype=z.dtype, device=z.device).expand(z.shape)
 
 
-def dpo(h: Float[Tensor, " N"], beta: float, label: Tensor | None = None) -> Float[Tensor, " N"]:
+def dpo(h: Float[Tensor, "*N"], beta: float | int, label: Tensor | None = None) -> Float[Tensor, "*N"]:
     """Direct preference optimisation.
 
     loss = p l(z) + (1 - p) l(-z), z = beta h.
@@ -101,8 +101,8 @@ def dpo(h: Float[Tensor, " N"], beta: float, label: Tensor | None = None) -> Flo
 
 
 def cdpo(
-    h: Float[Tensor, " N"], beta: float, flip_rate: float | Tensor, label: Tensor | None = None
-) -> Float[Tensor, " N"]:
+    h: Float[Tensor, "*N"], beta: float | int, flip_rate: float | int | Tensor, label: Tensor | None = None
+) -> Float[Tensor, "*N"]:
     """Conservative DPO: label smoothing towards the opposite preference.
 
     loss = (1 - eps) l(z) + eps l(-z) = l(z) + eps z; with p, p is replaced by (1 - eps) p + eps (1 - p).
@@ -130,14 +130,14 @@ def cdpo(
 
 
 def rdpo(
-    h: Float[Tensor, " N"],
-    beta: float,
-    flip_rate: float | Tensor,
+    h: Float[Tensor, "*N"],
+    beta: float | int,
+    flip_rate: float | int | Tensor,
     label: Tensor | None = None,
     *,
-    max_margin: float | None = None,
-    clip_weight: float | None = None,
-) -> Float[Tensor, " N"]:
+    max_margin: float | int | None = None,
+    clip_weight: float | int | None = None,
+) -> Float[Tensor, "*N"]:
     """Robust DPO: over label flips its expectation, and that of its gradient, are those of DPO on clean labels.
 
     loss = [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps) = l(z) - c z, c = eps / (1 - 2 eps); with p, p is replaced by
@@ -172,7 +172,7 @@ def rdpo(
 
 
 def _safeguards(
-    s: Tensor, k: Tensor, max_margin: float | None, clip_weight: float | None
+    s: Tensor, k: Tensor, max_margin: float | int | None, clip_weight: float | int | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Where the linear term is stopped, and by how much each gradient is scaled (None = safeguard off)."""
     stopped = factor = None
@@ -188,14 +188,14 @@ def _safeguards(
 
 
 def safeguards_active(
-    h: Float[Tensor, " N"],
-    beta: float,
-    flip_rate: float | Tensor,
+    h: Float[Tensor, "*N"],
+    beta: float | int,
+    flip_rate: float | int | Tensor,
     label: Tensor | None = None,
     *,
-    max_margin: float | None = None,
-    clip_weight: float | None = None,
-) -> Bool[Tensor, " N"]:
+    max_margin: float | int | None = None,
+    clip_weight: float | int | None = None,
+) -> Bool[Tensor, "*N"]:
     """Which examples of `rdpo` had their gradient changed by a safeguard; same arguments as `rdpo`.
 
     Returns:
@@ -208,7 +208,9 @@ def safeguards_active(
     return active if factor is None else active | (factor < 1)
 
 
-def forward_corrected_dpo(h: Float[Tensor, " N"], beta: float, flip_rate: float | Tensor) -> Float[Tensor, " N"]:
+def forward_corrected_dpo(
+    h: Float[Tensor, "*N"], beta: float | int, flip_rate: float | int | Tensor
+) -> Float[Tensor, "*N"]:
     """Negative log-likelihood of the observed preference when labels flip with probability eps.
 
     loss = -log[(1 - 2 eps) sigma(z) + eps], z = beta h.

@@ -8,6 +8,7 @@ pairs one by one, which assumes that pairs flip independently. Leaves out: how e
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,7 +29,7 @@ def upcast(x: Tensor, name: str) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def check_positive(value: float, name: str) -> float:
+def check_positive(value: float | int, name: str) -> float:
     """`value` if it is a finite number above 0.
 
     Raises:
@@ -39,12 +40,12 @@ def check_positive(value: float, name: str) -> float:
     return value
 
 
-def margin_of(h: Tensor, beta: float) -> Tensor:
+def margin_of(h: Tensor, beta: float | int) -> Tensor:
     """z = beta h in float32 (float64 for float64 input)."""
     return upcast(h, "h") * check_positive(beta, "beta")
 
 
-def check_flip_rate(flip_rate: float | Tensor, like: Tensor) -> float | Tensor:
+def check_flip_rate(flip_rate: Any, like: Tensor) -> float | Tensor:
     """`flip_rate` as a float, or as a floating-point tensor shaped like `like`.
 
     Raises:
@@ -87,14 +88,14 @@ def check_label(label: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def noise_odds(flip_rate: float | Tensor, like: Tensor) -> float | Tensor:
+def noise_odds(flip_rate: float | int | Tensor, like: Tensor) -> float | Tensor:
     """c = eps / (1 - 2 eps), the weight that unbiasedness puts on the opposite label, in the dtype of `like`."""
     rate = check_flip_rate(flip_rate, like)
     odds = rate / (1 - 2 * rate)
     return odds.to(like.dtype) if isinstance(odds, Tensor) else odds
 
 
-def robustify(loss_fn: LossFn, flip_rate: float | Tensor) -> LossFn:
+def robustify(loss_fn: LossFn, flip_rate: float | int | Tensor) -> LossFn:
     """The loss whose expectation over label flips equals `loss_fn` on clean labels.
 
     T_eps[l](z) = [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps) = l(z) + c (l(z) - l(-z)),  c = eps / (1 - 2 eps).
@@ -122,7 +123,7 @@ def robustify(loss_fn: LossFn, flip_rate: float | Tensor) -> LossFn:
     return robust
 
 
-def is_bounded_below(loss_fn: LossFn, flip_rate: float) -> bool:
+def is_bounded_below(loss_fn: LossFn, flip_rate: float | int) -> bool:
     """Whether T_eps of `loss_fn` stops falling at large margins, judged at |z| = 1e2, 1e3 and 1e4.
 
     Args:
@@ -161,7 +162,7 @@ def soften(loss_fn: LossFn, h: Tensor, label: Tensor | None) -> Tensor:
     return p * right + (1 - p) * loss_fn(-h)
 
 
-def gradient_weight(loss_fn: LossFn, z: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+def gradient_weight(loss_fn: LossFn, z: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """How hard each example pushes its margin up: w = -d loss / d z, by automatic differentiation.
 
     Args:

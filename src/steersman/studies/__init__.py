@@ -1,1 +1,9 @@
-"""..."""
+"""The studies that come with the library, one file or folder per paper.
+
+`STUDIES` names them without importing any: what a study needs is loaded when it is asked for.
+"""
+
+STUDIES: dict[str, str] = {
+    "rdpo": "steersman.studies.rdpo:STUDY",
+}
+"""Name on the command line -> "module:ATTRIBUTE"."""

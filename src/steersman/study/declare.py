@@ -8,10 +8,13 @@ judges anything (`study.verdict`).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from steersman.stats import Interval
 from steersman.store.run import RunDir
+
+if TYPE_CHECKING:
+    from steersman.study.report import Difference, Panel, Sample, StreamInfo
 
 Word = Literal["supported", "contradicted", "inconclusive", "not testable here"]
 ModeName = Literal["quick", "full", "gpu"]
@@ -84,6 +87,16 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What `Study.show` returns: the figures and samples of the report, in the order of the page."""
+
+    panels: "tuple[Panel, ...]" = ()
+    differences: "tuple[Difference, ...]" = ()
+    samples: "tuple[Sample, ...]" = ()
+    streams: "tuple[StreamInfo, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What the measurement of one claim found, before correction over the study's claims.
 
@@ -124,7 +137,8 @@ class Claim:
         paper: the paper's figure with its place, or who says it.
         measure: results of this mode -> `Finding`; None = the mode has no run that could test it.
         parts: parts of the study whose results it reads.
-        pairs: paired units that each mode gives the test, for planning; an exact statement leaves it empty.
+        pairs: paired units (seeds) that each mode gives a sign-flip permutation test, for planning; seeds added by
+            the user add as many. An exact statement, or a test without such a limit, leaves it empty.
         sided: "two-sided" or "greater", for the smallest p-value the planner computes.
     """
 
@@ -174,14 +188,19 @@ class Study:
         question: what is asked, in one plain sentence.
         paper: authors, title, venue.
         version: version of the study's method; enters every run's identity, raise it when results would change.
-        mode: ``mode(name, extra_seeds) -> Mode``.
-        run: ``run(cell, run_dir, artefacts) -> dict`` of JSON values; it resumes by itself from `run_dir`.
+        mode: ``mode(name, extra_seeds) -> Mode``; cheap, and more seeds only ever add cells. A study without that
+            size raises `UserError`.
+        run: ``run(cell, run_dir, artefacts) -> dict`` of JSON values; it resumes by itself from `run_dir`. The key
+            "timing", if there is one, goes to ``timing.json`` (figures of the machine, ``tokens``) and must be the
+            only place for what may differ between two executions.
         claims: all claims, whatever the mode.
         answer: results and verdict words by claim id -> one sentence in plain words for the top of the report.
-        show: results -> figures and samples of the report (`study.report.Panel`, `Difference`, `Sample`, ...).
+        show: results -> figures and samples of the report.
         not_testable: what is left out and why.
         equal: what was held equal in every comparison.
         method_page: path of the method's page in the docs.
+        preload: modules that a worker imports once before it forks the runs ("torch", ...); the study's own module
+            then imports them inside its functions, so that listing studies stays quick.
     """
 
     name: str
@@ -193,7 +212,8 @@ class Study:
     run: Callable[[Cell, RunDir, Mapping[str, Path]], dict[str, Any]]
     claims: tuple[Claim, ...]
     answer: Callable[[Sequence[Result], Mapping[str, Word]], str]
-    show: Callable[[Sequence[Result]], Any]
+    show: Callable[[Sequence[Result]], Shown]
     not_testable: tuple[NotTestable, ...] = ()
     equal: str = ""
     method_page: str = ""
+    preload: tuple[str, ...] = ()

@@ -1,0 +1,6 @@
+"""The toy studies can be imported in this folder's tests."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "toys")]

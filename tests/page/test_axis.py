@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from steersman.page.axis import Scale, nice_step, scale_for, spread
 
 PIXEL = 1e-6
+SMALLEST = 1e-300  # what a log axis still draws
 finite = st.floats(-1e6, 1e6)
 
 
@@ -45,7 +46,7 @@ def test_a_scale_holds_every_value_and_has_ticks(values, log):
     scale = scale_for(values, 0.0, 100.0, log=log)
     for v in values:
         at = scale(v)
-        assert (at is None) == (log and v <= 0)
+        assert (at is None) == (log and v <= SMALLEST)
         assert at is None or -PIXEL <= at <= 100 + PIXEL
     assert all(scale.low * (1 - 1e-9) - 1e-9 <= v <= scale.high * (1 + 1e-9) + 1e-9 for v, _ in scale.ticks())
     assert scale.ticks()
@@ -67,6 +68,12 @@ def test_labels_keep_their_order_and_distance_and_stay_in_the_room(wanted):
         assert b - a >= gap - PIXEL
     assert min(placed) >= -PIXEL
     assert max(placed) <= high + PIXEL
+
+
+def test_rounding_is_not_worth_an_axis():
+    scale = scale_for([0.5, 0.5 + 1e-16, 0.5 - 1e-13], 0.0, 10.0)
+    assert scale(0.5) == pytest.approx(5.0)
+    assert all(len(text) < 6 for _, text in scale.ticks())
 
 
 def test_labels_that_have_room_do_not_move():

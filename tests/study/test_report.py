@@ -268,6 +268,7 @@ def test_keys_choose_samples_and_streams_and_walk_over_tokens(browser, address):
     assert view.locator(".pick [aria-checked=true]").inner_text().endswith("entropy")
     view.keyboard.press("Shift+ArrowRight")
     view.keyboard.press("Shift+ArrowRight")
+    assert view.locator(".tip").is_visible()
     assert "position 1, prompt" in view.locator(".tip").inner_text()
     view.keyboard.press("Escape")
     assert view.locator(".tip").is_hidden()
@@ -296,6 +297,7 @@ def test_hover_shows_every_stream_and_both_arms(browser, address):
     token.scroll_into_view_if_needed()
     view.wait_for_timeout(100)
     token.hover()
+    assert view.locator(".tip").is_visible()
     said = view.locator(".tip").inner_text()
     for part in ("position 20", "response token 15", "log-ratio (nats)", "entropy (nats)", "weight", "dropped", "rdpo"):
         assert part in said
@@ -317,6 +319,7 @@ def test_a_figure_and_a_verdict_answer_the_pointer(browser, address):
     figure.scroll_into_view_if_needed()
     view.wait_for_timeout(100)
     figure.hover(position={"x": 200, "y": 100})
+    assert view.locator(".tip").is_visible()
     said = view.locator(".tip").inner_text()
     assert "share of flipped labels" in said
     assert all(arm in said for arm in ARMS)
@@ -331,6 +334,32 @@ def test_a_figure_and_a_verdict_answer_the_pointer(browser, address):
     assert view.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
     assert not trouble
     view.close()
+
+
+@pytest.mark.browser
+def test_taps_show_what_hover_shows(browser, address):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    view = context.new_page()
+    view.goto(address)
+    view.add_style_tag(content="* { scroll-behavior: auto !important }")
+    tip = view.locator(".tip")
+    shows = {
+        ".view:nth-child(1) .t >> nth=20": "position 20",
+        ".view:nth-child(2) .t >> nth=30": "position 30",
+        "svg.plot >> nth=0": "share of flipped labels",
+    }
+    for target, said in shows.items():
+        view.locator(target).scroll_into_view_if_needed()
+        view.wait_for_timeout(100)
+        view.locator(target).tap()
+        assert tip.is_visible()
+        assert said in tip.inner_text()
+        box = tip.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    view.locator("h2:visible").first.dispatch_event("pointerdown")
+    assert tip.is_hidden()
+    context.close()
 
 
 @pytest.mark.browser

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from steersman.page.number import number, superscript
 
 _PAD = 0.05
-_TINY = 1e-307  # a log axis never reaches zero
+_TINY = 1e-300  # a log axis never reaches zero; smaller spans and values count as none
+_SAME = 1e-9  # values closer than this share of their size are one value: rounding is not worth an axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def scale_for(
         start, end: pixels of the low and the high end.
         log: logarithmic axis.
         pad: room at each end as a share of the span.
-    Edge cases: no value gives [0, 1] (log: [0.1, 10]); a single value is put in the middle.
+    Edge cases: no value gives [0, 1] (log: [0.1, 10]); a single value, up to rounding, is put in the middle.
     """
     usable = [v for v in values if v is not None and math.isfinite(v) and (v > _TINY or not log)]
     if not usable:
@@ -87,7 +88,9 @@ def scale_for(
     if log:
         room = 10 ** (pad * (math.log10(high) - math.log10(low))) if high > low else 2.0
         return Scale(max(low / room, _TINY), high * room, start, end, True)
-    room = (high - low) * pad if high > low else abs(high) / 2 or 1.0
+    size = max(abs(low), abs(high))
+    room = (high - low) * pad if high - low > max(size * _SAME, _TINY) else size / 2 or 1.0
+    room = room if room > _TINY else 1.0
     return Scale(low - room, high + room, start, end)
 
 

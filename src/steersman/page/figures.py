@@ -139,7 +139,7 @@ def _axes(panel: Panel, sx: Scale, sy: Scale, height: float) -> Html:
         ]
     free = -math.inf  # where the next label may begin
     for value, text in sx.ticks():
-        at, half = sx(value) or 0.0, _CHAR * (len(text) + 1) / 2
+        at, half = sx(value) or 0.0, _NAME_CHAR * (len(text) + 1) / 2  # phones set it larger
         parts.append(tag("line", x1=_px(at), x2=_px(at), y1=base, y2=base + 4, class_="tick"))
         if at - half >= free:
             parts.append(tag("text", text, x=_px(at), y=base + 17, text_anchor="middle"))

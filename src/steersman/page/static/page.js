@@ -68,7 +68,7 @@
     const { label: axis, points } = read(figure), svg = figure.querySelector("svg"), cursor = svg.querySelector(".cursor");
     const arms = [...svg.querySelectorAll(".arm")];
     const focus = (name) => { for (const g of arms) g.style.opacity = name === null || g.dataset.arm === name ? "" : ".15"; };
-    const leave = () => { hide(); focus(null); for (const a of ["x1", "x2"]) cursor.removeAttribute(a); };
+    const leave = () => { focus(null); cursor.style.display = "none"; };
     const move = (e) => {
       const box = svg.getBoundingClientRect(), view = svg.viewBox.baseVal;
       const x = (e.clientX - box.left) * view.width / box.width;
@@ -76,6 +76,7 @@
       focus(over ? over.dataset.arm : null);
       if (!points.length || (over && e.target.classList.contains("name"))) { hide(); return; }
       const near = points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
+      cursor.style.display = "";
       for (const [k, v] of [["x1", near[0]], ["x2", near[0]], ["y1", 12], ["y2", view.height - 40]]) cursor.setAttribute(k, v);
       const rows = near[2].map(([arm, colour, mean, range, n]) => make("tr", {}, make("td", {}, swatch(colour), arm),
         make("td", { textContent: mean }), make("td", { textContent: range }), make("td", { textContent: n })));
@@ -84,7 +85,9 @@
     };
     svg.addEventListener("pointermove", move);
     svg.addEventListener("pointerdown", move);
-    svg.addEventListener("pointerleave", leave);
+    svg.addEventListener("pointerleave", (e) => { if (e.pointerType === "mouse") { hide(); leave(); } });
+    addEventListener("pointerdown", (e) => { if (!svg.contains(e.target)) leave(); });
+    leave();
   }
 
   // token strips
@@ -141,7 +144,7 @@
       this.views.addEventListener("pointerover", (e) => { if (e.pointerType === "mouse") this.hover(e); });
       this.views.addEventListener("pointerdown", (e) => this.hover(e));
       this.views.addEventListener("pointerleave", (e) => { if (e.pointerType === "mouse") this.mark(null); });
-      this.views.addEventListener("focusout", () => this.mark(null));
+      this.views.addEventListener("focusout", (e) => { if (!this.views.contains(e.relatedTarget)) this.mark(null); });
       this.build();
     }
     get current() { return this.samples[this.sample]; }
@@ -255,9 +258,8 @@
     else return;
     e.preventDefault();
   });
-  addEventListener("pointerdown", (e) => {
-    if (!e.target.closest?.(".t, svg.plot")) { hide(); for (const s of strips) s.mark(null); }
-  });
+  // Whatever is pressed, what was shown goes first; capturing, so that the pressed thing may then show its own.
+  addEventListener("pointerdown", () => { hide(); for (const s of strips) s.mark(null); }, true);
 
   // search
   const search = document.querySelector("input[type=search]");

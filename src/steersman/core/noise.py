@@ -82,7 +82,9 @@ def uniform(
 def generator(seed: int, purpose: str, step: int = 0, index: int = 0) -> np.random.Generator:
     """A NumPy generator of its own for each (seed, purpose, step, index): permutations, normals, integers."""
     k0, k1 = key(seed, purpose)
-    return np.random.Generator(np.random.Philox(key=[(k0 << 32) | k1, (step << 32) | index]))
+    # A plain list with a word of 2**63 or more would become float64 and lose its low bits.
+    words = np.array([(k0 << 32) | k1, (step << 32) | index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=words))
 
 
 def permutation(n: int, seed: int, purpose: str, step: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ Leaves out: transitions of control problems (`offline`), text (`language`).
 """
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -74,6 +74,9 @@ class Rollouts:
             shape = (n, width) if name in _PER_TOKEN else (n,)
             if tuple(x.shape) != shape:
                 raise UserError(f"{name} has shape {tuple(x.shape)}, expected {shape}", where="Rollouts")
+            if not (x.dtype == _DTYPES[name] if name in _DTYPES else x.is_floating_point()):
+                wanted = _DTYPES.get(name, "floating point")
+                raise UserError(f"{name} is {x.dtype}, expected {wanted}", where="Rollouts")
         if self.answer is not None and len(self.answer) != n:
             raise UserError(f"answer has {len(self.answer)} entries for {n} rows", where="Rollouts")
         for name, x in self.streams.items():
@@ -89,7 +92,7 @@ class Rollouts:
         length: Int[Tensor, " N"],
         prompt_length: Int[Tensor, " N"],
         **known: Any,
-    ) -> Self:
+    ) -> "Rollouts":
         """Rollouts whose response tokens are all actions, with defaults for everything not `known`."""
         n, width = ids.shape
         position = torch.arange(width, device=ids.device)
@@ -106,43 +109,46 @@ class Rollouts:
         }
         return cls(ids, length, prompt_length, **(defaults | known))
 
-    def index(self, rows: Tensor | slice) -> Self:
+    def index(self, rows: Tensor | slice) -> "Rollouts":
         """The rows `rows` (int64 indices, a bool mask or a slice) as a new batch; repeats are allowed."""
         changed: dict[str, Any] = {k: x[rows] for k in _TENSORS if (x := getattr(self, k)) is not None}
         if self.answer is not None:
-            picked = torch.arange(len(self))[rows].tolist()
+            picked = torch.arange(len(self), device=self.ids.device)[rows].tolist()
             changed["answer"] = tuple(self.answer[i] for i in picked)
         return replace(self, **changed, streams={k: x[rows] for k, x in self.streams.items()})
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Rollouts":
         """The same batch with every tensor on `device`."""
         changed: dict[str, Any] = {k: x.to(device) for k in _TENSORS if (x := getattr(self, k)) is not None}
         return replace(self, **changed, streams={k: x.to(device) for k, x in self.streams.items()})
 
-    def trim(self) -> Self:
+    def trim(self) -> "Rollouts":
         """The same batch without the columns that no row reaches."""
         width = max(int(self.length.max()), 1) if len(self) else 1
         cut: dict[str, Any] = {k: x[:, :width] for k in _PER_TOKEN if (x := getattr(self, k)) is not None}
         return replace(self, **cut, streams={k: x[:, :width] if x.ndim > 1 else x for k, x in self.streams.items()})
 
-    def with_streams(self, **streams: Tensor) -> Self:
+    def with_streams(self, **streams: Tensor) -> "Rollouts":
         """The same batch with the given streams added or replaced."""
         return replace(self, streams=self.streams | streams)
 
-    def check(self) -> Self:
+    def check(self) -> "Rollouts":
         """Verify what construction cannot in O(1), and return the batch.
 
         Raises:
-            UserError: names the first row in which the prompt exceeds the row, an action lies in the prompt, in the
-                padding or on a forced token, or a valid row has no response token at all.
+            UserError: names the first row in which a length is impossible, an action or a forced token lies in the
+                prompt or in the padding, a token is both, or a valid row has no response token at all.
         """
         position = torch.arange(self.ids.shape[1], device=self.ids.device)
         prompt, beyond = position < self.prompt_length[:, None], position >= self.length[:, None]
         faults = {
+            "prompt_length is negative": self.prompt_length < 0,
             "prompt_length exceeds length": self.prompt_length > self.length,
             "length exceeds the width of ids": self.length > self.ids.shape[1],
             "an action lies in the prompt": (self.action & prompt).any(1),
             "an action lies in the padding": (self.action & beyond).any(1),
+            "a forced token lies in the prompt": (self.forced & prompt).any(1),
+            "a forced token lies in the padding": (self.forced & beyond).any(1),
             "a forced token is also an action": (self.action & self.forced).any(1),
             "the response is empty": self.valid & ~(self.action | self.forced).any(1),
         }
@@ -153,6 +159,9 @@ class Rollouts:
 
 
 _PER_TOKEN = ("ids", "action", "forced", "logp_behaviour")
+_DTYPES = dict.fromkeys(("ids", "length", "prompt_length", "group", "stop", "version"), torch.int64) | dict.fromkeys(
+    ("action", "forced", "valid", "correct"), torch.bool
+)
 _TENSORS = tuple(f.name for f in fields(Rollouts) if f.name not in ("answer", "streams"))
 
 
@@ -166,7 +175,7 @@ class Pairs:
         label: ``[N]`` in [0, 1]: probability that `first` is preferred; 1 = certain, 0.5 = a tie.
 
     Raises:
-        UserError: sides of unequal number, or a label outside [0, 1] or NaN.
+        UserError: sides of unequal number; labels are verified by `check`.
     """
 
     first: Rollouts
@@ -174,22 +183,22 @@ class Pairs:
     label: Float[Tensor, " N"]
 
     def __post_init__(self) -> None:
-        if not len(self.first) == len(self.second) == self.label.shape[0]:
-            sizes = len(self.first), len(self.second), self.label.shape[0]
+        if not (len(self.first),) == (len(self.second),) == tuple(self.label.shape):
+            sizes = len(self.first), len(self.second), *self.label.shape
             raise UserError(f"first, second and label have {sizes} rows", where="Pairs")
 
     def __len__(self) -> int:
         return len(self.first)
 
-    def index(self, rows: Tensor | slice) -> Self:
+    def index(self, rows: Tensor | slice) -> "Pairs":
         """The pairs `rows` as a new batch."""
         return replace(self, first=self.first.index(rows), second=self.second.index(rows), label=self.label[rows])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Pairs":
         """The same pairs with every tensor on `device`."""
         return replace(self, first=self.first.to(device), second=self.second.to(device), label=self.label.to(device))
 
-    def check(self) -> Self:
+    def check(self) -> "Pairs":
         """Verify both sides and the labels row by row, and return the pairs."""
         bad = ~((self.label >= 0) & (self.label <= 1))
         if bool(bad.any()):

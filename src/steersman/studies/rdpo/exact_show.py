@@ -38,8 +38,10 @@ def show(results: Sequence[Result]) -> tuple[Panel, ...]:
     panels = [
         *(_error_by_samples(table, features) for features in FEATURES),
         *(_error_by_rate(table, features) for features in FEATURES),
-        _by_rate(table, "cosine", "gaussian", "Direction: cosine to the truth", "cosine to theta*"),
-        _by_rate(table, "cosine", "skewed", "Direction: cosine to the truth", "cosine to theta*"),
+        *(
+            _by_rate(table, "cosine", features, "Error of direction", "1 - cosine to theta*", log=True)
+            for features in FEATURES
+        ),
         _by_rate(table, "length", "gaussian", "Length against the truth's", "||theta|| / ||theta*||", log=True),
         _by_rate(table, "regularised", "gaussian", "How much worse the policy is", "KL(pi || pi*), nats", log=True),
         _by_rate(table, "greedy", "gaussian", "Reward lost by the best-scored answer", "reward", log=True),
@@ -53,7 +55,7 @@ def _curve(
     table: Table, name: str, x: Sequence[float], points: Sequence[Point], metric: str, square: bool = False
 ) -> Line | None:
     """A line over points with the t interval over seeds; errors as the root of the mean square."""
-    columns = [table.values(p, metric) for p in points]
+    columns = [{s: _drawn(metric, v) for s, v in table.values(p, metric).items()} for p in points]
     kept = [(v, column) for v, column in zip(x, columns, strict=True) if column]
     if not kept:
         return None
@@ -69,6 +71,11 @@ def _curve(
         tuple(root(max(i.low, 0.0)) if square else i.low for i in intervals),
         tuple(root(i.high) for i in intervals),
     )
+
+
+def _drawn(metric: str, value: float) -> float:
+    """A metric as it is drawn: cosines, which crowd below 1, as their distance to 1."""
+    return 1.0 - value if metric == "cosine" else value
 
 
 def _law(name: str, x: Sequence[float], y: Sequence[float]) -> Line:
@@ -127,7 +134,9 @@ def _error_by_rate(table: Table, features: str) -> Panel:
 
 
 def _by_rate(table: Table, metric: str, features: str, title: str, label: str, log: bool = False) -> Panel:
-    losses = [*CURVES, "dpo_tuned", "ipo", "ripo", "probit"]
+    # tuning beta leaves DPO's direction and greedy choice as they are, and IPO and rIPO share theirs
+    directional = metric in ("cosine", "greedy")
+    losses = [*CURVES, "ripo", "probit"] if directional else [*CURVES, "dpo_tuned", "ipo", "ripo", "probit"]
     curves = [
         _curve(table, LABELS[loss], EVERY_RATE, [at(features, e, loss) for e in EVERY_RATE], metric) for loss in losses
     ]

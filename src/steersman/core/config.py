@@ -1,10 +1,10 @@
 """Recipes in TOML: read, override, validate, explain, write back with comments.
 
 Every complaint says the dotted path, the file and line (or ``--set``), what was found, what is allowed and the nearest
-spelling. Leaves out: what recipes exist (`recipes`). The standard library's parser gives no line numbers, so `locate`
-finds them by reading the text once more.
+spelling. Leaves out: what recipes exist (`recipes`), where a key stands in a text (`core.places`).
 """
 
+import copy
 import importlib
 import inspect
 import json
@@ -15,19 +15,19 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from steersman.core.component import Component
 from steersman.core.errors import UserError
+from steersman.core.places import BARE_KEY, locate
 
 MAX_TOML_BYTES = 2**20
 M = TypeVar("M", bound=BaseModel)
-_HEADER = re.compile(r"^\s*\[+\s*([^\[\]]+?)\s*\]+\s*(#.*)?$")
-_ENTRY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +47,6 @@ class Source:
         return self.name
 
 
-def locate(text: str, name: str) -> dict[str, str]:
-    """Dotted path -> ``name:line`` for every key and table header of a TOML text."""
-    places: dict[str, str] = {}
-    table = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            table = _plain(header[1])
-            places.setdefault(table, f"{name}:{number}")
-        elif entry := _ENTRY.match(line):
-            key = _plain(entry[1])
-            places.setdefault(f"{table}.{key}" if table else key, f"{name}:{number}")
-    return places
-
-
-def _plain(key: str) -> str:
-    return ".".join(part.strip().strip("\"'") for part in key.split("."))
-
-
 def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Source:
     """Read a TOML file, put it over `base` and apply ``--set`` overrides.
 
@@ -76,7 +58,7 @@ def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, An
     Raises:
         UserError: missing or oversized file, a TOML syntax error (with line and column), a malformed override.
     """
-    values: dict[str, Any] = json.loads(json.dumps(base)) if base else {}
+    values: dict[str, Any] = copy.deepcopy(dict(base)) if base else {}
     places: dict[str, str] = {}
     if path is not None:
         try:
@@ -92,6 +74,8 @@ def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, An
             raise UserError("is not UTF-8 text", where=str(path)) from None
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"is not valid TOML: {error}", where=str(path)) from None
+        except RecursionError:
+            raise UserError("is nested too deeply", where=str(path)) from None
         places = locate(text, str(path))
     for override in overrides:
         key, value = parse_override(override)
@@ -103,7 +87,7 @@ def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, An
                 raise UserError(f"{parent!r} is a value, not a table", where=f"--set {override}")
             branch = step
         branch[leaf] = value
-        places[key] = "--set"
+        places = {k: v for k, v in places.items() if not k.startswith(f"{key}.")} | {key: "--set"}
     return Source(values, places, str(path) if path else "the command line")
 
 
@@ -114,9 +98,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not sign or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
         raise UserError(f"{text!r} is not dotted.path=value", where="--set", cure="Example: --set optim.lr=3e-4")
     try:
-        return key, tomllib.loads(f"v = {value.strip()}")["v"]
-    except tomllib.TOMLDecodeError:
+        found = tomllib.loads(f"v = {value.strip()}")
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key, value.strip()
+    return key, found["v"] if found.keys() == {"v"} else value.strip()
 
 
 def merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -130,7 +115,7 @@ def merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
         ):
             merge(old, value)
         else:
-            into[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+            into[key] = copy.deepcopy(value)
 
 
 def validate(model: type[M], source: Source, allow_import: Sequence[str] = ()) -> M:
@@ -142,7 +127,8 @@ def validate(model: type[M], source: Source, allow_import: Sequence[str] = ()) -
     try:
         return model.model_validate(_import_components(source.values, source, allow_import, ""))
     except ValidationError as error:
-        problems = list({p.where: p for p in reversed([explain(model, e, source) for e in error.errors()])}.values())[::-1]
+        found = [explain(model, e, source) for e in error.errors()]
+        problems = list({p.where: p for p in reversed(found)}.values())[::-1]
         first, rest = problems[0], len(problems) - 1
         if rest:
             first.cure = f"{first.cure}\n       and {rest} more: " + "; ".join(
@@ -153,7 +139,7 @@ def validate(model: type[M], source: Source, allow_import: Sequence[str] = ()) -
 
 def explain(model: type[BaseModel], error: ErrorDetails, source: Source) -> UserError:
     """One pydantic error in the words of a user: where it stands, what is allowed, the nearest spelling."""
-    keys, fields = _walk(model, error["loc"], source.values)
+    keys, fields, kinds = _walk(model, error["loc"], source.values)
     path = ".".join(keys)
     where = f"{path} ({source.place(path)})" if path else source.name
     kind, given = error["type"], error["input"]
@@ -166,7 +152,7 @@ def explain(model: type[BaseModel], error: ErrorDetails, source: Source) -> User
         return UserError("is missing", where=where)
     context = error.get("ctx") or {}
     if kind in ("union_tag_invalid", "union_tag_not_found", "literal_error"):
-        allowed = str(context.get("expected_tags") or context.get("expected") or "").replace("'", "")
+        allowed = str(context.get("expected_tags") or context.get("expected") or ", ".join(kinds)).replace("'", "")
         tag = context.get("tag", given if not isinstance(given, Mapping) else given.get("kind"))
         near = get_close_matches(str(tag), re.split(r", | or ", allowed), n=1)
         what = "kind is missing" if kind == "union_tag_not_found" else f"{tag!r} is not known"
@@ -176,23 +162,25 @@ def explain(model: type[BaseModel], error: ErrorDetails, source: Source) -> User
     return UserError(f"got {shown}: {message[0].lower()}{message[1:]}", where=where)
 
 
-def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tuple[list[str], list[str]]:
-    """The dotted keys of an error without pydantic's union tags, and the fields of the table it stands in."""
+def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tuple[list[str], list[str], list[str]]:
+    """Dotted keys of an error without pydantic's union tags, fields of the table it stands in, kinds it may have."""
     keys: list[str] = []
-    current: type[BaseModel] | None = model
-    inside: type[BaseModel] | None = model
+    inside = current = [model]  # what the table of the last key, and what the value reached so far, may be
     for part in loc:
-        if isinstance(values, Mapping) and part not in values and str(part) == str(values.get("kind")):
-            current = next((m for m in _models(_annotation(inside, keys[-1])) if _kind(m) == part), None)
+        tag = isinstance(values, Mapping) and str(part) == str(values.get("kind"))
+        if tag and (len(current) > 1 or part not in values):
+            current = [m for m in current if _kind(m) == part]
             continue
-        if keys and not isinstance(values, Mapping | list):
+        if keys and not isinstance(values, Mapping) and not (isinstance(values, list) and isinstance(part, int)):
             continue  # the value itself; pydantic goes on with the members of a union of plain types
         keys.append(str(part))
+        if isinstance(values, list) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+            continue
         inside = current
-        nested = _models(_annotation(current, str(part)))
+        current = _models(_annotation(current[0], str(part))) if current else []
         values = values.get(part) if isinstance(values, Mapping) else None
-        current = nested[0] if nested else None
-    return keys, list(inside.model_fields) if inside else []
+    return keys, list(inside[0].model_fields) if inside else [], [str(_kind(m)) for m in current]
 
 
 def _annotation(model: type[BaseModel] | None, name: str) -> Any:
@@ -222,14 +210,25 @@ def _import_components(value: Any, source: Source, allowed: Sequence[str], path:
     found = import_object(name, allowed, where=f"{path}.kind ({source.place(f'{path}.kind')})")
     if not (inspect.isclass(found) and issubclass(found, Component)):
         raise UserError(
-            f"{name} is not a Component", where=path, cure="Derive it from steersman.core.component.Component."
+            f"{name} is not a Component",
+            where=f"{path}.kind ({source.place(f'{path}.kind')})",
+            cure="Derive it from steersman.core.component.Component.",
         )
-    settings = {k: v for k, v in done.items() if k != "kind" or "kind" in found.model_fields}
+    named = _named(found, name)
     try:
-        return found.model_validate(settings)
+        return named.model_validate(done)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(first["msg"], where=".".join([path, *map(str, first["loc"])])) from None
+        below = {k.removeprefix(f"{path}."): v for k, v in source.places.items() if k.startswith(f"{path}.")}
+        first = explain(named, error.errors()[0], Source(done, below, source.place(path)))
+        where = f"{path}.{first.where}" if path else first.where
+        raise UserError(first.what, where=where, allowed=first.allowed, cure=first.cure) from None
+
+
+@cache
+def _named(component: type[Component], name: str) -> type[Component]:
+    """The component with its import name as `kind`, so that the resolved recipe tells it from every other one."""
+    kind: Any = (Literal[name], name)
+    return create_model(component.__name__, __base__=component, __module__=component.__module__, kind=kind)
 
 
 def import_object(name: str, allowed: Sequence[str], where: str = "") -> Any:
@@ -254,7 +253,8 @@ def import_object(name: str, allowed: Sequence[str], where: str = "") -> Any:
 
 def dump(model: BaseModel) -> dict[str, Any]:
     """The resolved values as JSON-able data, defaults included, absent options left out."""
-    return model.model_dump(mode="json", exclude_none=True)
+    # Without warnings: a component of the user's own is no member of the union it stands in.
+    return model.model_dump(mode="json", exclude_none=True, warnings="none")
 
 
 def to_toml(model: BaseModel) -> str:
@@ -265,18 +265,24 @@ def to_toml(model: BaseModel) -> str:
 
 
 def _emit(model: BaseModel, path: str, lines: list[str]) -> None:
-    tables: list[tuple[str, BaseModel]] = []
+    tables: list[tuple[str, str, BaseModel]] = []
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
+        here = f"{path}.{name}" if path else name
         if isinstance(value, BaseModel):
-            tables.append((f"{path}.{name}" if path else name, value))
+            tables.append((f"[{here}]", here, value))
             continue
-        comment = f"  # {info.description}" if info.description else ""
+        if isinstance(value, list | tuple) and value and all(isinstance(v, BaseModel) for v in value):
+            tables += [(f"[[{here}]]", here, v) for v in value]
+            continue
+        if value is None and info.default is not None:
+            raise TypeError(f"{here} is None, which TOML cannot say, and absent means {info.default!r}")
+        comment = f"  # {' '.join(info.description.split())}" if info.description else ""
         entry = f"{name} = {_literal(value)}" if value is not None else f"# {name} ="
         lines.append(f"{entry:<32}{comment}".rstrip())
-    for name, table in tables:
-        lines += ["", f"[{name}]"]
-        _emit(table, name, lines)
+    for header, here, table in tables:
+        lines += ["", header]
+        _emit(table, here, lines)
 
 
 def _literal(value: Any) -> str:
@@ -287,5 +293,9 @@ def _literal(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k} = {_literal(v)}" for k, v in value.items()) + "}"
-    return json.dumps(str(value), ensure_ascii=False)
+        keys = {k: k if BARE_KEY.fullmatch(k) else _literal(k) for k in value}
+        return "{" + ", ".join(f"{keys[k]} = {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, str | Path):
+        # JSON's escapes are TOML's, except that TOML wants DEL escaped too.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    raise TypeError(f"{type(value).__name__} has no form in TOML")

@@ -23,18 +23,18 @@ class AdamW(Component):
     lr: float = Field(1e-4, gt=0, le=10, description="peak learning rate")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="decay after the warm-up")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps over which the rate rises from 0")
-    final: float = Field(0.0, ge=0, le=1, description="share of the peak rate at the last step (linear, cosine)")
+    final: float = Field(0.0, ge=0, le=1, description="share of the peak rate at the end of the run (linear, cosine)")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, on matrices only")
-    clip: float | None = Field(1.0, gt=0, description="bound on the norm of the whole gradient; absent = no clipping")
+    clip: float = Field(1.0, ge=0, description="bound on the norm of the whole gradient; 0 = no clipping")
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate of step `step` (from 0) of `total`.
 
         Linear warm-up: lr (s+1)/w for s < w = warmup * total; then with u = (s-w)/(T-w): linear 1-u, cosine
-        (1+cos(pi u))/2, both scaled to end at `final`.
+        (1+cos(pi u))/2, both scaled to end at `final` at s = T, one step after the last.
         """
         warm = int(self.warmup * total)
         if step < warm:
@@ -76,7 +76,7 @@ class Optimiser:
         """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
         rate = self.settings.rate(step, self.total_steps)
-        if self.settings.clip is not None:
+        if self.settings.clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm, foreach=True)
         for group in self.inner.param_groups:
             group["lr"] = rate

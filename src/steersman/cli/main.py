@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option or command
-            return _misused(error, arguments)
+            return _misused(error)
         traceback.print_exc()
         _say(
             f"error: this is a bug of steersman {steersman.__version__}, not your mistake: "
@@ -84,10 +84,11 @@ def run(arguments: list[str]) -> int:
         return SOFTWARE
 
 
-def _misused(error: Exception, arguments: list[str]) -> int:
+def _misused(error: Exception) -> int:
     text = error.format_message().strip()  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
-    if not text or not arguments:  # a group without a command: its help was shown
+    if type(error).__name__ == "NoArgsIsHelpError" and context:
+        _say(context.get_help())
         return 2
     _say(f"error: {text}\n       See: {context.command_path if context else 'steersman'} --help")
     return int(getattr(error, "exit_code", 2))

@@ -133,7 +133,7 @@ def run_command(
     if not any((study_folder(root, study) / run.id / "result.json").is_file() for run in plan.runs):
         where = study_folder(root, study)
         raise RunStopped(f"every run of {study.name} failed; why is in the error.txt of each run under {where}")
-    if is_current(plan, root):
+    if is_current(plan, root, spec):
         summary = read_report(report_file(root, study))
     else:
         summary = write_report(plan, root, spec, again(name, plan, allow))

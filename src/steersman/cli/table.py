@@ -67,10 +67,10 @@ def verdicts(claims: Sequence[Mapping[str, Any]]) -> Table:
     for title, widest in (("claim", 36), ("paper", 14), ("here", 24), ("verdict", 60)):
         table.add_column(title, max_width=widest, overflow="fold")
     for claim in claims:
-        word = Text(claim["verdict"], style=COLOURS[claim["verdict"]])
+        word = (claim["verdict"], COLOURS[claim["verdict"]])
         reason = f" ({first_line(claim['reason'])})" if claim["reason"] else ""
         name, ours = f"{claim['id']} {claim['text']}", here(claim)
-        table.add_row(Text(name), Text(claim["paper"] or MISSING), Text(ours), word + Text(reason))
+        table.add_row(Text(name), Text(claim["paper"] or MISSING), Text(ours), Text.assemble(word, reason))
     return table
 
 

@@ -71,8 +71,14 @@ def read_report(file: Path) -> dict[str, Any]:
     return found
 
 
-def is_current(plan: Plan, root: Path) -> bool:
-    """Whether the report that is there shows exactly these runs with these results."""
+def is_current(plan: Plan, root: Path, spec: str) -> bool:
+    """Whether the report that is there shows exactly these runs with these results, and says rightly if they are stale.
+
+    Args:
+        plan: the runs.
+        root: folder of all runs.
+        spec: "module:ATTRIBUTE" of the study.
+    """
     file = report_file(root, plan.study)
     if not (file.is_file() and file.with_name("index.html").is_file()):
         return False
@@ -80,7 +86,13 @@ def is_current(plan: Plan, root: Path) -> bool:
         found = read_report(file)
     except UserError:
         return False
-    return bool(found["mode"] == plan.mode.name and found["runs"] == _digests(plan, root))
+    same = found.get("mode") == plan.mode.name and found.get("runs") == _digests(plan, root)
+    return same and found.get("stale") == is_stale(plan, root, spec)
+
+
+def is_stale(plan: Plan, root: Path, spec: str) -> bool:
+    """Whether some finished run of the plan was made by other code than is installed."""
+    return "stale" in states(plan, root, code_of(spec)).values()
 
 
 def _digests(plan: Plan, root: Path) -> dict[str, str | None]:
@@ -130,7 +142,7 @@ def summarise(plan: Plan, root: Path, spec: str, command: str) -> Summary:
         "extra_seeds": plan.extra,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "sentence": study.answer(found.results, words),
-        "stale": "stale" in states(plan, root, code_of(spec)).values(),
+        "stale": is_stale(plan, root, spec),
         "claims": [_claim_json(row) for row in rows],
         "counts": dict(Counter(row.verdict for row in rows)),
         "runs": _digests(plan, root),

@@ -99,6 +99,7 @@ def _cpu_seconds() -> float:
 
 
 def _spent(wall: float, cpu: float) -> dict[str, float]:
+    """Time since the run began (imports are the server's, once) and peak memory (imported libraries included)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {

@@ -54,16 +54,14 @@ class SftLearner:
         """One update on the sequences `rows`."""
         batch = self.data.index(rows)
         total = denominators(batch.action, self.reduce)
-        loss_sum, entropy_sum = torch.zeros(()), torch.zeros(())
+        loss_sum = torch.zeros((), device=batch.ids.device)
         for micro in micro_batches(batch.length, self.micro_tokens):
             part = batch.index(micro).trim()
-            logp, entropy = response_logp(self.model, part)
+            logp, _ = response_logp(self.model, part, entropy=False)
             loss = aggregate(sft(logp), part.action, self.reduce, denominator=total)
             loss.backward()
-            loss_sum = loss_sum.to(loss.device) + loss.detach()
-            entropy_sum = entropy_sum.to(loss.device) + entropy.sum()
-        shares = {"loss": loss_sum, "entropy": entropy_sum / batch.action.sum().clamp(min=1)}
-        return shares | self.optimiser.apply(step) | {"tokens": float(batch.length.sum())}
+            loss_sum += loss.detach()
+        return {"loss": loss_sum} | self.optimiser.apply(step) | {"tokens": float(batch.length.sum())}
 
     def evaluate(self) -> dict[str, float]:
         """Held-out nats per token and perplexity."""

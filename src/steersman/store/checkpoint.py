@@ -25,14 +25,24 @@ _TENSOR = "$tensor"
 
 
 def flatten(state: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
-    """Split a nested state into named tensors and the JSON tree that refers to them."""
+    """Split a nested state into named tensors and the JSON tree that refers to them.
+
+    Names are JSON pointers (RFC 6901): ``/`` before every key, ``~`` and ``/`` within keys escaped, so that no two
+    places share one. A key that begins with ``$`` gets one more, so that it cannot be taken for a reference.
+
+    Raises:
+        TypeError: two keys of one mapping have the same text.
+    """
     if isinstance(state, Tensor):
         return {prefix: state.detach().cpu().contiguous()}, {_TENSOR: prefix}
     if isinstance(state, Mapping):
         tensors: dict[str, Tensor] = {}
         tree: Any = {}
         for k, v in state.items():
-            part, tree[str(k)] = flatten(v, f"{prefix}/{k}" if prefix else str(k))
+            name = f"$${str(k)[1:]}" if str(k).startswith("$") else str(k)
+            if name in tree:
+                raise TypeError(f"two keys of a state are both {k!s} at {prefix or '/'}")
+            part, tree[name] = flatten(v, f"{prefix}/{str(k).replace('~', '~0').replace('/', '~1')}")
             tensors |= part
         return tensors, tree
     if isinstance(state, list | tuple):
@@ -44,7 +54,9 @@ def flatten(state: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
 def restore(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     """Undo `flatten`; integer-like keys stay strings."""
     if isinstance(tree, dict):
-        return tensors[tree[_TENSOR]] if tree.keys() == {_TENSOR} else {k: restore(tensors, v) for k, v in tree.items()}
+        if tree.keys() == {_TENSOR}:
+            return tensors[tree[_TENSOR]]
+        return {k[1:] if k.startswith("$") else k: restore(tensors, v) for k, v in tree.items()}
     return [restore(tensors, v) for v in tree] if isinstance(tree, list) else tree
 
 
@@ -79,26 +91,48 @@ def list_checkpoints(root: Path) -> list[Path]:
     return sorted(p.parent for p in root.glob("step-*/manifest.json"))
 
 
+def step_of(folder: Path) -> int:
+    """The step a checkpoint folder is named after."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def drop_after(root: Path, step: int) -> None:
+    """Delete the checkpoints of steps after `step`, so that a run which goes on from `step` has no stale ones ahead."""
+    for folder in root.glob("step-*"):
+        if step_of(folder) > step:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest and return the manifest.
 
     Raises:
         CorruptFile: names the file and what is wrong with it.
     """
-    manifest: dict[str, Any] = read_json(folder / "manifest.json")
-    if manifest.get("format", 0) > FORMAT:
+    try:
+        manifest: dict[str, Any] = read_json(folder / "manifest.json")
+        wanted = int(manifest["format"])
+        known_files = {n: (int(f["bytes"]), str(f["sha256"])) for n, f in manifest["files"].items()}
+        complete = isinstance(manifest["step"], int) and known_files.keys() >= set(_FILES)
+    except UserError as error:
+        raise CorruptFile(error.what, where=error.where) from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        complete, wanted = False, 0
+    if wanted > FORMAT:
         raise CorruptFile(
-            f"has format {manifest['format']}, this version reads up to {FORMAT}",
+            f"has format {wanted}, this version reads up to {FORMAT}",
             where=str(folder),
             cure="Upgrade steersman.",
         )
-    for name, known in manifest["files"].items():
+    if not complete:
+        raise CorruptFile("is not a manifest of a checkpoint", where=str(folder / "manifest.json"))
+    for name, (size, content) in known_files.items():
         path = folder / name
         if not path.is_file():
             raise CorruptFile("is missing", where=str(path))
-        if path.stat().st_size != known["bytes"]:
-            raise CorruptFile(f"has {path.stat().st_size} bytes, its manifest says {known['bytes']}", where=str(path))
-        if sha256(path) != known["sha256"]:
+        if path.stat().st_size != size:
+            raise CorruptFile(f"has {path.stat().st_size} bytes, its manifest says {size}", where=str(path))
+        if sha256(path) != content:
             raise CorruptFile("was altered: its SHA-256 is not the manifest's", where=str(path))
     return manifest
 
@@ -119,7 +153,8 @@ def load_checkpoint(folder: Path) -> tuple[int, Any]:
         offer = (
             f"The previous valid checkpoint is {older[0]}; continue from it with --resume {older[0]}" if older else ""
         )
-        raise CorruptFile(found.what, where=found.where, cure=offer or "No older checkpoint is valid.") from None
+        cure = f"{found.cure}\n       " * bool(found.cure) + (offer or "No older checkpoint is valid.")
+        raise CorruptFile(found.what, where=found.where, cure=cure) from None
 
 
 def latest_checkpoint(root: Path) -> Path | None:

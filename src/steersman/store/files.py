@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise cannot_write(path, error) from None
+    finally:
+        # Gone after the renaming; still there after any failure, an interrupt included.
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
 
 
 def cannot_write(path: Path, error: OSError) -> RunStopped:
@@ -66,7 +71,7 @@ def read_json(path: Path) -> Any:
     """Read what `write_json` wrote.
 
     Raises:
-        UserError: the file is missing.
+        UserError: the file is missing or may not be read.
         CorruptFile: it is not JSON, or absurdly large.
     """
     try:
@@ -75,6 +80,10 @@ def read_json(path: Path) -> Any:
         return untag(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise UserError("does not exist", where=str(path)) from None
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    except RecursionError:
+        raise CorruptFile("is nested too deeply", where=str(path)) from None
     except ValueError as error:
         if isinstance(error, UserError):
             raise
@@ -82,11 +91,14 @@ def read_json(path: Path) -> Any:
 
 
 def tag(value: Any) -> Any:
-    """Replace non-finite numbers by tagged objects, recursively; tuples become lists, keys become strings."""
+    """Replace non-finite numbers by tagged objects, recursively; tuples become lists, keys become strings.
+
+    An object of the caller's that looks like a tag is escaped by one more ``$``, so that `untag` gives it back.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
     if isinstance(value, dict):
-        return {str(k): tag(v) for k, v in value.items()}
+        return {_escape(str(k), len(value)): tag(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [tag(v) for v in value]
     return value
@@ -95,8 +107,17 @@ def tag(value: Any) -> Any:
 def untag(value: Any) -> Any:
     """Undo `tag`."""
     if isinstance(value, dict):
-        return float(value["$float"]) if value.keys() == {"$float"} else {k: untag(v) for k, v in value.items()}
+        if value.keys() == {"$float"}:
+            return float(value["$float"])
+        return {k[1:] if len(value) == 1 and _ESCAPED.fullmatch(k) else k: untag(v) for k, v in value.items()}
     return [untag(v) for v in value] if isinstance(value, list) else value
+
+
+_ESCAPED = re.compile(r"\$\$+float")
+
+
+def _escape(key: str, size: int) -> str:
+    return f"${key}" if size == 1 and (key == "$float" or _ESCAPED.fullmatch(key)) else key
 
 
 def canonical(value: Any) -> str:
@@ -118,6 +139,8 @@ def sha256(path: Path) -> str:
 def content_hash(path: Path, length: int = 16) -> str:
     """Hash of what a file or folder *contains*; its own name and place do not enter, names inside a folder do.
 
+    Hidden files and folders (``.git``, ``.cache``) do not enter.
+
     Raises:
         UserError: nothing is there.
     """
@@ -125,5 +148,6 @@ def content_hash(path: Path, length: int = 16) -> str:
         return sha256(path)[:length]
     if not path.is_dir():
         raise UserError("does not exist", where=str(path))
-    names: Iterable[Path] = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return digest([[p.relative_to(path).as_posix(), sha256(p)] for p in names], length)
+    inside: Iterable[Path] = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+    names = [p for p in inside if not any(part.startswith(".") for part in p.parts)]
+    return digest([[p.as_posix(), sha256(path / p)] for p in names], length)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steersman.core.errors import UserError
-from steersman.store.files import cannot_write, read_json, tag, untag, write_bytes, write_json
+from steersman.core.errors import CorruptFile, UserError
+from steersman.store.files import cannot_write, canonical, read_json, tag, untag, write_bytes, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,10 @@ class RunDir:
         """
         file = self.path / "run.json"
         if file.is_file():
-            known = read_json(file)
-            wanted = untag(json.loads(json.dumps(tag(dict(definition)))))
-            changed = sorted(k for k in {*known, *wanted} - _NOT_IDENTITY if known.get(k) != wanted.get(k))
+            known, wanted = read_json(file), {str(k): v for k, v in definition.items()}
+            # As texts, in which NaN equals NaN.
+            keys = {*known, *wanted} - _NOT_IDENTITY
+            changed = sorted(k for k in keys if canonical(known.get(k)) != canonical(wanted.get(k)))
             if changed:
                 raise UserError(
                     f"holds another run (different: {', '.join(changed)})",
@@ -65,12 +66,21 @@ class RunDir:
             raise cannot_write(file, error) from None
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """All whole rows of ``<name>.jsonl``; a torn last line (killed while writing) is dropped."""
+        """All whole rows of ``<name>.jsonl``; a torn last line (killed while writing) is dropped.
+
+        Raises:
+            CorruptFile: another line is not JSON; names it.
+        """
         file = self.path / f"{name}.jsonl"
         if not file.is_file():
             return []
-        lines = file.read_bytes().split(b"\n")
-        return [untag(json.loads(line)) for line in lines[:-1] if line]
+        rows = []
+        for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                rows += [untag(json.loads(line))] if line else []
+            except ValueError as error:
+                raise CorruptFile(f"is not valid JSON ({error})", where=f"{file}:{number}") from None
+        return rows
 
     def truncate_after(self, name: str, step: int) -> None:
         """Drop the rows whose ``step`` is greater than `step`, so that a resumed run does not write them twice."""

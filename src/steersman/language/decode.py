@@ -1,0 +1,286 @@
+"""Sampling from a causal language model: key-value cache, batches of equal prompt length, counter-based noise.
+
+Each token is the inverse CDF of the model's distribution at a uniform number that depends on (seed, step, sample id,
+position) only. Batch size, order and who shares a batch therefore change nothing but floating-point ties. Equally long
+prompts share a batch, so nothing is padded and no attention mask is needed; a prompt is run once and its cache copied
+for its samples; finished rows leave the batch. Leaves out: log-probs under other models (`head`), text (`encode`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from steersman.core.errors import UserError
+from steersman.core.noise import uniform
+from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
+from steersman.language.load import context_length
+
+COMPACT_BELOW = 0.9
+"""Finished rows leave the batch once fewer than this share of its rows still run; leaving copies the cache once."""
+
+
+def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverting the CDF of softmax(logits) at `u`.
+
+    token = min{v : sum_{w <= v} p_w > u sum_w p_w}; a token of probability 0 is never drawn.
+
+    Args:
+        logits: ``[N, V]`` float32, already divided by the temperature.
+        u: ``[N]`` uniform numbers in (0, 1).
+
+    Returns:
+        token ids ``[N]`` int64 and their log-probs ``[N]`` in nats.
+    """
+    top = logits.amax(-1, keepdim=True)
+    mass = torch.sub(logits, top).exp_()
+    log_norm = top + mass.sum(-1, keepdim=True).log_()
+    cdf = mass.cumsum_(-1)
+    total = cdf[:, -1:]
+    point = torch.minimum(u[:, None].to(cdf.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
+    token = torch.searchsorted(cdf, point, right=True)
+    return token[:, 0], (logits.gather(1, token) - log_norm)[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    max_new: int
+    temperature: float
+    stop: Tensor
+    seed: int
+    step: int
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]] | Rollouts,
+    *,
+    max_new_tokens: int,
+    stop_ids: int | Sequence[int],
+    seed: int,
+    samples_per_prompt: int = 1,
+    temperature: float = 1.0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    step: int = 0,
+    batch_tokens: int = 32_768,
+    pad_id: int | None = None,
+) -> Rollouts:
+    """Sample responses to prompts.
+
+    Args:
+        model: a transformers causal language model with an ordinary attention cache.
+        prompts: token ids of each prompt; of `Rollouts`, the prompt part of each row is taken (and its `group`).
+        max_new_tokens: most tokens a response may have, its end-of-sequence token included.
+        stop_ids: ids that end a response; `load.stop_ids(model, tokenizer)`.
+        seed: the run's seed.
+        samples_per_prompt: responses drawn for each prompt.
+        temperature: divides the logits; 0 = greedy.
+        sample_ids: one id a response, ``[P * samples_per_prompt]``, distinct; default 0, 1, 2 ... in output order.
+        step: the run's step, a further coordinate of the noise.
+        batch_tokens: most tokens (prompt and room for the response, all rows) in the cache at a time.
+        pad_id: fills the rows on the right; default the first stop id.
+
+    Returns:
+        `Rollouts` of ``P * samples_per_prompt`` rows, all samples of the first prompt first; `logp_behaviour` is under
+        the tempered distribution (0 for greedy: the choice is certain); `stop` is STOP_EOS or STOP_LENGTH.
+
+    Raises:
+        UserError: an empty prompt, a prompt that with the response exceeds the context, an option out of range, a model
+            without an attention cache that can be copied.
+    """
+    group = prompts.group if isinstance(prompts, Rollouts) else torch.arange(len(prompts))
+    rows = _prompt_lists(prompts)
+    stop = [stop_ids] if isinstance(stop_ids, int) else list(stop_ids)
+    n = len(rows) * samples_per_prompt
+    ids = np.arange(n) if sample_ids is None else np.asarray(sample_ids)
+    _check(model, rows, ids, n, samples_per_prompt, max_new_tokens, temperature, batch_tokens, stop)
+    settings = _Settings(max_new_tokens, temperature, torch.tensor(stop, device=model.device), seed, step)
+    prompt_length = torch.tensor([len(p) for p in rows]).repeat_interleave(samples_per_prompt)
+    width = int(prompt_length.max()) + max_new_tokens
+    out = torch.full((n, width), stop[0] if pad_id is None else pad_id, dtype=torch.int64)
+    logp, drawn, ended = torch.zeros(n, width), torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
+    training = model.training
+    model.eval()
+    try:
+        for batch in _batches(rows, samples_per_prompt, max_new_tokens, batch_tokens):
+            block = torch.tensor([rows[i] for i in dict.fromkeys((batch // samples_per_prompt).tolist())])
+            parent = torch.unique_consecutive(torch.from_numpy(batch // samples_per_prompt), return_inverse=True)[1]
+            tokens, values, count, stopped = _sample(model, block, parent, ids[batch], settings)
+            where, width_p = torch.from_numpy(batch), block.shape[1]
+            out[where, :width_p] = block[parent]
+            live = torch.arange(max_new_tokens) < count[:, None]
+            place = slice(width_p, width_p + max_new_tokens)
+            out[where, place] = torch.where(live, tokens, out[where, place])
+            logp[where, place], drawn[where], ended[where] = values, count, stopped
+    finally:
+        model.train(training)
+    return Rollouts.of(
+        out,
+        prompt_length + drawn,
+        prompt_length,
+        group=group.cpu().repeat_interleave(samples_per_prompt),
+        stop=torch.where(ended, STOP_EOS, STOP_LENGTH),
+        logp_behaviour=logp,
+    ).trim()
+
+
+def _prompt_lists(prompts: Sequence[Sequence[int]] | Rollouts) -> list[list[int]]:
+    if isinstance(prompts, Rollouts):
+        lengths = prompts.prompt_length.tolist()
+        return [row[:n] for row, n in zip(prompts.ids.tolist(), lengths, strict=True)]
+    return [list(p) for p in prompts]
+
+
+def _check(
+    model: Any,
+    rows: list[list[int]],
+    ids: np.ndarray,
+    n: int,
+    samples: int,
+    max_new: int,
+    temperature: float,
+    batch_tokens: int,
+    stop: list[int],
+) -> None:
+    """Refuse what cannot be sampled before any compute."""
+    for name, value, ok, allowed in (
+        ("samples_per_prompt", samples, samples >= 1, ">= 1"),
+        ("max_new_tokens", max_new, max_new >= 1, ">= 1"),
+        ("temperature", temperature, 0 <= temperature < float("inf"), "a finite number >= 0"),
+        ("batch_tokens", batch_tokens, batch_tokens >= 1, ">= 1"),
+        ("stop_ids", stop, len(stop) > 0, "at least one id"),
+        ("prompts", len(rows), len(rows) > 0, "at least one prompt"),
+    ):
+        if not ok:
+            raise UserError(f"is {value}", where=name, allowed=allowed)
+    if ids.shape != (n,) or len(np.unique(ids)) < n:
+        raise UserError(f"must be {n} different ids, got shape {ids.shape}", where="sample_ids")
+    room, vocab = context_length(model.config), model.config.get_text_config().vocab_size
+    for i, row in enumerate(rows):
+        if not row:
+            raise UserError("is empty; begin it with a token (encode_prompts does)", where=f"prompt {i}")
+        if not (min(row) >= 0 and max(row) < vocab):
+            raise UserError("holds an id outside the model's vocabulary", where=f"prompt {i}", allowed=f"[0, {vocab})")
+        if room is not None and len(row) + max_new > room:
+            what = f"has {len(row)} tokens; with {max_new} new ones that exceeds the context of {room}"
+            raise UserError(what, where=f"prompt {i}", cure="Shorten the prompt or lower max_new_tokens.")
+
+
+def _batches(rows: list[list[int]], samples: int, max_new: int, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Output rows that share a batch: equal prompt length, at most `batch_tokens` cached tokens."""
+    lengths = np.repeat([len(p) for p in rows], samples)
+    for length in np.unique(lengths):
+        members = np.flatnonzero(lengths == length)
+        most = max(1, batch_tokens // (int(length) + max_new))
+        for start in range(0, len(members), most):
+            yield members[start : start + most]
+
+
+def _sample(
+    model: Any, block: Tensor, parent: Tensor, ids: np.ndarray, settings: _Settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sample one batch.
+
+    Args:
+        block: prompts of equal length ``[P, L]``.
+        parent: ``[R]`` which prompt each row continues.
+        ids: ``[R]`` sample ids.
+
+    Returns:
+        tokens ``[R, T]``, log-probs ``[R, T]`` (0 where nothing was drawn), tokens drawn ``[R]``, ended ``[R]``.
+    """
+    r, t, length, device = len(parent), settings.max_new, block.shape[1], model.device
+    tokens = torch.zeros((r, t), dtype=torch.int64, device=device)
+    logp = torch.zeros((r, t), device=device)
+    count = torch.full((r,), t, device=device)
+    ended = torch.zeros(r, dtype=torch.bool, device=device)
+    noise = None
+    if settings.temperature > 0:
+        position = np.arange(length, length + t)
+        u = uniform(settings.seed, "sample", ids[:, None], position[None], settings.step)
+        noise = torch.from_numpy(u).to(device, torch.float32)
+    out = model(block.to(device), use_cache=True, logits_to_keep=1)
+    logits, cache = out.logits[:, -1], out.past_key_values
+    alive, running = torch.arange(r, device=device), torch.ones(r, dtype=torch.bool, device=device)
+    if len(block) < r:
+        logits = logits[parent.to(device)]
+    _make_room(cache, parent.to(device), length + t)
+    for i in range(t):
+        token, value = _choose(logits, settings.temperature, None if noise is None else noise[alive, i])
+        tokens[alive, i], logp[alive, i] = token, torch.where(running, value, 0.0)
+        done = running & torch.isin(token, settings.stop)
+        count[alive[done]], ended[alive[done]] = i + 1, True
+        running &= ~done
+        live = int(running.sum())
+        if live == 0 or i + 1 == t:
+            break
+        if live < COMPACT_BELOW * len(alive):
+            kept = running.nonzero()[:, 0]
+            _select(cache, kept)
+            alive, token, running = alive[kept], token[kept], running[kept]
+        logits = model(token[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+    return tokens.cpu(), logp.cpu(), count.cpu(), ended.cpu()
+
+
+def _choose(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    if u is None:
+        token = logits.argmax(-1)
+        return token, torch.zeros_like(token, dtype=torch.float32)
+    logits = logits.float()
+    return draw(logits if temperature == 1 else logits / temperature, u)
+
+
+def _make_room(cache: Any, parent: Tensor, capacity: int) -> None:
+    """Turn the cache of the prompts into that of their samples, with room for the tokens to come."""
+    layers = getattr(cache, "layers", None)
+    if layers is None or not all(type(layer) is DynamicLayer for layer in layers):
+        _select(cache, parent)  # sliding windows and other kinds keep their own growth
+        return
+    for i, layer in enumerate(layers):
+        layers[i] = _RoomyLayer(layer, parent, capacity)
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer that writes into memory taken once; growing by concatenation costs more than the model here."""
+
+    def __init__(self, layer: DynamicLayer, rows: Tensor, capacity: int) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.filled = layer.keys.shape[-2]
+        self.rooms = [self._room(x, rows, capacity) for x in (layer.keys, layer.values)]
+        self._show()
+
+    @staticmethod
+    def _room(x: Tensor, rows: Tensor, capacity: int) -> Tensor:
+        room = x.new_empty((len(rows), x.shape[1], capacity, x.shape[3]))
+        room[:, :, : x.shape[2]] = x[rows]
+        return room
+
+    def _show(self) -> None:
+        self.keys, self.values = (room[:, :, : self.filled] for room in self.rooms)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values ``[N, heads, new, size]`` and return all of them."""
+        end = self.filled + key_states.shape[-2]
+        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
+            room[:, :, self.filled : end] = new
+        self.filled = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`."""
+        self.rooms = [room[indices] for room in self.rooms]
+        self._show()
+
+
+def _select(cache: Any, rows: Tensor) -> None:
+    """Keep, repeat or reorder rows of a cache in place."""
+    if not hasattr(cache, "batch_select_indices"):
+        raise UserError(f"the model's cache ({type(cache).__name__}) cannot be copied row by row", where="model")
+    cache.batch_select_indices(rows)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from steersman.language.score import response_logp
 from torch import Tensor
 
 from steersman.core.component import Component
@@ -20,6 +19,7 @@ from steersman.core.noise import permutation
 from steersman.core.types import Rollouts
 from steersman.language.decode import generate
 from steersman.language.load import load_model, load_tokenizer, stop_ids
+from steersman.language.score import response_logp
 from steersman.objective.components import CDPO, DPO, IPO, RDPO, RIPO, ForwardCorrectedDPO
 from steersman.objective.loss.preference import forward_corrected_dpo
 from steersman.store.run import RunDir
@@ -71,7 +71,7 @@ def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str,
     ]
     result = {"last": dict(fitted.evaluation), "course": course, "reason": fitted.reason, "assumed_rate": rate}
     if cell.seed == 0:
-        result["strip"] = _strip(model, world.rollouts("test").index(slice(0, SHOWN)))
+        result["strip"] = _strip(model, world.rollouts("test").index(slice(0, SHOWN)), tokenizer, world.base_scores)
     return result | {"timing": {"tokens": fitted.tokens}}
 
 
@@ -191,15 +191,16 @@ def texts_of(rollouts: Rollouts, tokenizer: Any) -> list[str]:
     return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
 
 
-def _strip(model: Any, shown: Rollouts) -> dict[str, Any]:
-    """log pi - log ref and entropy of each token of fixed continuations, for the report."""
-    out: dict[str, Any] = {"log_ratio": [], "entropy": []}
-    with torch.no_grad():
-        for row in range(len(shown)):
-            part = shown.index(slice(row, row + 1)).trim()
+def _strip(model: Any, shown: Rollouts, tokenizer: Any, gold: "np.ndarray[Any, Any]") -> dict[str, Any]:
+    """Token streams of fixed continuations: the policy's log-ratio and entropy, the reference's log-probability."""
+    out: dict[str, Any] = {"tokens": [], "prompt_tokens": [], "log_ratio": [], "entropy": [], "logp_ref": []}
+    for row in range(len(shown)):
+        part = shown.index(slice(row, row + 1)).trim()
+        with torch.no_grad():
             logp, entropy = response_logp(model, part)
-            ratio = logp - part.streams["logp_ref"]
-            for name, values in (("log_ratio", ratio), ("entropy", entropy)):
-                kept = values[0, part.action[0]]
-                out[name].append([round(float(v), 4) for v in kept])
-    return out
+        action, reference = part.action[0], part.streams["logp_ref"]
+        for name, values in (("log_ratio", logp - reference), ("entropy", entropy), ("logp_ref", reference)):
+            out[name].append([round(float(v), 4) for v in values[0, action]])
+        out["tokens"].append([tokenizer.decode([i]) for i in part.ids[0].tolist()])
+        out["prompt_tokens"].append(int(part.prompt_length[0]))
+    return out | {"gold": [round(float(g), 4) for g in gold[: len(shown)]]}

@@ -88,7 +88,7 @@ def test_logp_behaviour_is_that_of_a_plain_forward(model, temperature: float) ->
         assert (r.logp_behaviour[i, :p] == 0).all()
 
 
-def test_each_token_is_the_inverse_cdf_at_its_own_noise(model) -> None:  # noqa: ANN001
+def test_each_token_is_the_inverse_cdf_at_its_own_noise(model) -> None:
     ids = [100, 7, 31, 2, 9, 50]
     r = run(model, sample_ids=ids, step=4)
     for i, name in enumerate(ids):

@@ -115,6 +115,7 @@ def test_the_message_of_a_missing_field(tmp_path: Path) -> None:
 PAIR_FAULTS = [
     ('{"prompt": "p", ', "not valid JSON"),
     ("[1, 2]x", "not valid JSON"),
+    ('{"prompt": "p"', "column 15"),
     ('"text"', "is text, not a JSON object"),
     ("null", "is null, not a JSON object"),
     ('{"prompt": "p", "prompt": "q", "chosen": "a", "rejected": "b"}', '"prompt" stands twice'),

@@ -102,7 +102,7 @@ def objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any] 
                     yield number, Broken(f"the line is longer than {MAX_LINE_BYTES} bytes")
                 elif raw.strip():
                     empty = False
-                    yield number, _parse(raw)
+                    yield number, _parse(raw.rstrip(b"\r\n"))
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}", where=str(file)) from None
     if empty:

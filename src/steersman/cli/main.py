@@ -77,9 +77,9 @@ def run(arguments: list[str]) -> int:
         if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option or command
             return _misused(error)
         traceback.print_exc()
+        foreign = " or of the code it was allowed to import" if "--allow-import" in arguments else ""
         _say(
-            f"error: this is a bug of steersman {steersman.__version__}, not your mistake: "
-            "please report it with the lines above."
+            f"error: this is a bug of steersman {steersman.__version__}{foreign}: please report it with the lines above."
         )
         return SOFTWARE
 

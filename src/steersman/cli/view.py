@@ -45,6 +45,7 @@ def reports(root: Path) -> dict[str, Path]:
 
 def index(root: Path) -> str:
     """The page that lists all reports; one that cannot be read is listed as such."""
+    from steersman.store.provenance import source_hash
     from steersman.study.catalogue import Card, index_page
     from steersman.study.summary import read_report
 
@@ -52,9 +53,11 @@ def index(root: Path) -> str:
     for name, folder in reports(root).items():
         try:
             r = read_report(folder / "report.json")
+            # What was fresh when the report was made need not be so any more.
+            stale = r["stale"] or r["made_by"]["source"] != source_hash()
             card = Card(
-                r["title"], r["paper"], r["sentence"], r["created"], r["stale"], f"{name}/index.html", r["counts"]
-            )
+                r["title"], r["paper"], r["sentence"], r["created"], stale, f"{name}/index.html", r["counts"]
+            )  # fmt: skip
         except (UserError, KeyError) as error:
             card = Card(name, "", f"its report cannot be read: {error}", "", True)
         cards.append(card)

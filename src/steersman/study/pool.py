@@ -59,6 +59,7 @@ class Pool:
     workers: int
     server: subprocess.Popen[bytes]
     errors: IO[bytes]
+    ready: bool = False
     _rest: bytes = field(default=b"")
 
     def execute(self, jobs: Iterable[Job]) -> Iterator[Ended | tuple[str, ...]]:
@@ -76,6 +77,9 @@ class Pool:
         waiting = {job.id: job for job in jobs}
         active: dict[str, Job] = {}
         broken: set[str] = set()
+        while waiting and not self.ready:  # it still imports; nobody's clock should run yet
+            yield ()
+            list(self._answers())
         while waiting or active:
             for job in list(waiting.values()):
                 lost = [need for need in job.needs if need in broken]
@@ -125,7 +129,11 @@ class Pool:
             raise self._dead()
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            yield json.loads(line)
+            answer = json.loads(line)
+            if "ready" in answer:
+                self.ready = True
+            else:
+                yield answer
 
     def _dead(self) -> RunStopped:
         self.server.wait()

@@ -197,10 +197,11 @@ def serve(plan: Plan, root: Path, spec: str, answers: int) -> None:
         plan: what may be asked for.
         root: the folder of all runs.
         spec: "module:ATTRIBUTE" of the study.
-        answers: file descriptor for one JSON line per job that ended.
+        answers: file descriptor for one JSON line when ready, and one per job that ended.
     """
     children: dict[int, str] = {}
     with _wake_on_child() as wake:
+        os.write(answers, b'{"ready": true}\n')
         try:
             for line in _events(0, wake):
                 if line is not None:

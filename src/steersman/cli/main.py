@@ -6,7 +6,6 @@ Nothing heavy is imported here or at the top of any verb's module: ``--help`` mu
 """
 
 import contextlib
-import importlib.util
 import os
 import shlex
 import sys
@@ -15,7 +14,7 @@ import traceback
 import typer
 
 import steersman
-from steersman.cli import doctor, study, view
+from steersman.cli import config, data, doctor, model, study, train, view
 from steersman.core.errors import RunStopped, UserError
 
 INTERRUPTED = 130
@@ -29,9 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(study.app, name="study")
-for _verb in ("train", "config", "data", "model"):
-    if importlib.util.find_spec(f"steersman.cli.{_verb}"):
-        app.add_typer(importlib.import_module(f"steersman.cli.{_verb}").app, name=_verb)
+app.add_typer(train.app, name="train")
+app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 app.command("view")(view.view)
 app.command("doctor")(doctor.doctor)
 
@@ -78,9 +78,8 @@ def run(arguments: list[str]) -> int:
             return _misused(error)
         traceback.print_exc()
         foreign = " or of the code it was allowed to import" if "--allow-import" in arguments else ""
-        _say(
-            f"error: this is a bug of steersman {steersman.__version__}{foreign}: please report it with the lines above."
-        )
+        whose = f"steersman {steersman.__version__}{foreign}"
+        _say(f"error: this is a bug of {whose}: please report it with the lines above.")
         return SOFTWARE
 
 

@@ -121,7 +121,8 @@ def opening(plan: Plan, before: Mapping[str, State], todo: int, workers: int) ->
         lines.append(f"trying {counted(counts['failed'], 'failed run')} again")
     hopeless = undecidable(plan.study.claims, plan.mode.name, plan.extra)
     if todo and hopeless:
-        p = min(x for x in best_p(plan.study.claims, plan.mode.name, plan.extra).values() if x is not None)
+        best = best_p(plan.study.claims, plan.mode.name, plan.extra)
+        p = min(best[claim] or 0.0 for claim in hopeless)
         lines.append(f"by design this size leaves {', '.join(hopeless)} inconclusive (smallest p reachable: {p:.2g})")
     return lines
 

@@ -110,6 +110,12 @@ def test_keys_that_look_like_paths_or_tags(tmp_path: Path) -> None:
     assert same(COLLIDING, load_checkpoint(save_checkpoint(tmp_path, 0, COLLIDING))[1])
 
 
+def test_the_order_of_keys_comes_back(tmp_path: Path) -> None:
+    state = {"z": 1, "a": {"y": torch.ones(1), "b": 2}, "$k": 3}
+    _, back = load_checkpoint(save_checkpoint(tmp_path, 0, state))
+    assert (list(back), list(back["a"])) == (["z", "a", "$k"], ["y", "b"])
+
+
 KEYS = st.sampled_from(["a", "b", "/", "~", "a/b", "~1", "", "0", "1", "$tensor", "$$tensor", "$float", "$x"])
 LEAVES = st.integers(0, 9).map(lambda i: torch.tensor([i])) | st.sampled_from([None, 1, 0.5, "text", "/a"])
 STATES = st.dictionaries(

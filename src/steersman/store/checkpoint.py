@@ -75,7 +75,8 @@ def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], keep: int =
         if x.numel() and owners.setdefault(x.untyped_storage().data_ptr(), name) != name:
             tensors[name] = x.clone()
     write_bytes(folder / "tensors.safetensors", save(tensors))
-    write_json(folder / "state.json", tree)
+    # In the order given: metrics that wait to be averaged must be written in the same order after a resume.
+    write_json(folder / "state.json", tree, sort_keys=False)
     files = {n: {"bytes": os.path.getsize(folder / n), "sha256": sha256(folder / n)} for n in _FILES}
     write_json(folder / "manifest.json", {"format": FORMAT, "step": step, "files": files})
     for old in list_checkpoints(root)[:-keep]:

@@ -62,9 +62,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: sorted keys, two-space indent, non-finite numbers tagged."""
-    write_text(path, json.dumps(tag(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
+    """Write JSON atomically: two-space indent, non-finite numbers tagged, keys sorted or in the order given."""
+    text = json.dumps(tag(value), sort_keys=sort_keys, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -5,9 +5,12 @@ the uninterrupted one bit for bit. Leaves out: what a step does (the learner) an
 """
 
 import math
+import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,9 +19,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from steersman.core.component import Component
-from steersman.core.errors import RunStopped
+from steersman.core.errors import RunStopped, UserError
 from steersman.core.noise import permutation
-from steersman.store.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from steersman.store.checkpoint import (
+    drop_after,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    step_of,
+)
 from steersman.store.run import RunDir
 from steersman.train.optimise import mean_metrics
 
@@ -51,7 +61,7 @@ class Learner(Protocol):
 class Budget(Component):
     """How long a run lasts and what a step sees; all of it defines the result."""
 
-    epochs: float = Field(1.0, gt=0, description="passes over the data; ignored where steps is given")
+    epochs: float = Field(1.0, gt=0, le=1e9, description="passes over the data; ignored where steps is given")
     steps: int | None = Field(None, ge=1, description="optimiser steps; absent = from epochs")
     batch: int = Field(16, ge=1, description="rows (pairs, for preference data) of one optimiser step")
     seed: int = Field(0, ge=0, description="seed of the data order and of everything random")
@@ -67,7 +77,9 @@ class Budget(Component):
         return self
 
     def total(self, rows: int) -> int:
-        """Optimiser steps of the run over `rows` rows."""
+        """Optimiser steps of the run over `rows` rows; refuses data without a row."""
+        if rows < 1:
+            raise UserError("there is no row to train on", where="data.train")
         return self.steps if self.steps is not None else max(math.ceil(self.epochs * rows / self.batch), 1)
 
 
@@ -154,6 +166,7 @@ class _Fit:
         self.reason = ""
         self.evaluation: dict[str, float] = {}
         self.pending: list[Mapping[str, Tensor | float]] = []
+        self.referred: list[int | None] = []
 
     def go(self, resume: Path | None) -> Fitted:
         self._restore(resume or latest_checkpoint(self.run.checkpoints))
@@ -171,13 +184,14 @@ class _Fit:
             # An early stop is saved too, or a resumed run would go on from before it.
             if (self.habits.checkpoint_every and self._due(self.habits.checkpoint_every)) or self.reason:
                 self._save(self.run.checkpoints, self.habits.keep)
+                self.referred.append(self.best_step)
         if self.best_step is not None and self.best_step != self.done:
             _, state = load_checkpoint(self.run.path / "best" / f"step-{self.best_step:08d}")
             self.learner.load_state_dict(state["learner"])
             self.evaluation = dict(self.learner.evaluate())
         seconds = time.perf_counter() - began
         reason = self.reason or "finished"
-        tokens = int(self.tokens)
+        tokens = round(self.tokens)
         return Fitted(self.done, reason, self.evaluation, self.best_step, self.best_value, tokens, seconds)
 
     def _due(self, every: int | None) -> bool:
@@ -186,7 +200,7 @@ class _Fit:
     def _log(self, clock: float) -> float:
         """Average what is pending, check it, write it and tell the watcher."""
         metrics = self._checked()
-        tokens = metrics.get("tokens", 0.0) * len(self.pending)
+        tokens = sum(float(p.get("tokens", 0.0)) for p in self.pending)
         self.tokens += tokens
         self.pending = []
         now = time.perf_counter()
@@ -215,24 +229,34 @@ class _Fit:
 
     def _evaluate(self) -> None:
         self.evaluation = dict(self.learner.evaluate())
+        name = self.budget.best
+        if name is not None and name not in self.evaluation:
+            raise self._unknown_best(name)
         if not self.evaluation:
             return
         self.run.append("metrics", [{"step": self.done, **{f"eval/{k}": v for k, v in self.evaluation.items()}}])
         if self.watch is not None:
             self.watch(self.done, self.total, {f"eval/{k}": v for k, v in self.evaluation.items()})
-        name = self.budget.best
         if name is None:
             return
-        if name not in self.evaluation:
-            raise RunStopped(f"best = {name!r} is no evaluation metric; there are: {', '.join(self.evaluation)}")
         value, sign = self.evaluation[name], 1 if self.budget.best_is == "max" else -1
-        if self.best_step is None or sign * value > sign * self.best_value:
+        # A value that is NaN is never the best one, not even the first.
+        if not math.isnan(value) and (self.best_step is None or sign * value > sign * self.best_value):
             self.best_step, self.best_value, self.waited = self.done, value, 0
-            self._save(self.run.path / "best", 1)
+            self._save_best()
         else:
             self.waited += 1
             if self.budget.patience is not None and self.waited >= self.budget.patience:
                 self.reason = f"no better {name} in {self.waited} evaluations"
+
+    def _unknown_best(self, name: str) -> UserError:
+        near = get_close_matches(name, self.evaluation, n=1)
+        return UserError(
+            f"{name!r} is no evaluation metric" + ("" if self.evaluation else "; there is no held-out data"),
+            where="budget.best",
+            allowed=", ".join(self.evaluation),
+            cure=f"Did you mean {near[0]!r}?" if near else "",
+        )
 
     def _save(self, root: Path, keep: int) -> None:
         self._checked()
@@ -241,16 +265,32 @@ class _Fit:
         state = {"learner": self.learner.state_dict(), "loop": loop, "pending": pending}
         save_checkpoint(root, self.done, state, keep)
 
+    def _save_best(self) -> None:
+        """Keep the new best beside those that a kept checkpoint would come back to."""
+        best = self.run.path / "best"
+        self._save(best, sys.maxsize)
+        for folder in list_checkpoints(best):
+            if step_of(folder) not in {self.done, *self.referred[-self.habits.keep :]}:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _restore(self, checkpoint: Path | None) -> None:
         if checkpoint is None:
-            self.run.truncate_after("metrics", -1)
+            self._forget_after(-1)
             return
         self.done, state = load_checkpoint(checkpoint)
         self.learner.load_state_dict(state["learner"])
         for k in _LOOP:
             setattr(self, k, state["loop"][k])
         self.pending = state["pending"]
-        self.run.truncate_after("metrics", self.done)
+        self._forget_after(self.done)
+        self.referred = [step_of(p) for p in list_checkpoints(self.run.path / "best")][-self.habits.keep :]
+
+    def _forget_after(self, step: int) -> None:
+        """Cut what will be written again: rows of metrics and clock, and later checkpoints of this run."""
+        for name in ("metrics", "clock"):
+            self.run.truncate_after(name, step)
+        for root in (self.run.checkpoints, self.run.path / "best"):
+            drop_after(root, step)
 
 
 _LOOP = ("tokens", "best_step", "best_value", "waited", "reason", "evaluation")

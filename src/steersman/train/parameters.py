@@ -21,14 +21,15 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Copy saved parameters into the model in place.
 
     Raises:
-        CorruptFile: a name or a shape that the model does not have.
+        CorruptFile: a name or a shape that the model does not have; the model is left as it was.
     """
     own = trainable_state(model)
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
         raise CorruptFile(f"checkpoint and model differ in {len(odd)} parameters, first {odd[0]!r}")
+    for name, p in own.items():
+        if p.shape != state[name].shape:
+            raise CorruptFile(f"{name} has shape {tuple(state[name].shape)}, the model wants {tuple(p.shape)}")
     with torch.no_grad():
         for name, p in own.items():
-            if p.shape != state[name].shape:
-                raise CorruptFile(f"{name} has shape {tuple(state[name].shape)}, the model wants {tuple(p.shape)}")
             p.copy_(state[name])

@@ -108,7 +108,7 @@ def last_hidden(
         with evaluating(base):
             return _flat_hidden(base, stream), stream.where
     with evaluating(base):
-        return _padded(ids, length, lambda x, mask: _trunk(base)(x, attention_mask=mask, use_cache=False)[0])
+        return _padded(ids, length, lambda x, mask: trunk_of(base)(x, attention_mask=mask, use_cache=False)[0])
 
 
 def logits_of(
@@ -140,7 +140,7 @@ def output_weight(model: nn.Module, width: int) -> tuple[Float[Tensor, "V D"], F
     return (rows[:-1] - rows[-1]).t(), rows[-1]
 
 
-def _trunk(base: Any) -> Any:
+def trunk_of(base: Any) -> Any:
     """The model without its head."""
     inner = base.base_model
     if inner is base and base.get_output_embeddings() is not None:  # the prefix names a module it does not have
@@ -150,7 +150,7 @@ def _trunk(base: Any) -> Any:
 
 def _flat_hidden(base: Any, stream: Flat, calls: list[nn.Module] | None = None) -> Tensor:
     """Last hidden states of a stream ``[T, D]``; `calls` collects the attention layers that asked for its rows."""
-    trunk = _trunk(base)
+    trunk = trunk_of(base)
     if not len(stream):
         return base.get_input_embeddings()(stream.ids)
     with by_rows(trunk):
@@ -183,7 +183,7 @@ def _probe(base: Any) -> Capability:
     ids = (torch.arange(12) * 7 + 3).view(2, 6).remainder(config.vocab_size).to(base.device)
     length = torch.tensor([4, 6], device=base.device)
     real = torch.arange(6, device=base.device) < length[:, None]
-    truth, where = _padded(ids, length, lambda x, mask: _trunk(base)(x, attention_mask=mask, use_cache=False)[0])
+    truth, where = _padded(ids, length, lambda x, mask: trunk_of(base)(x, attention_mask=mask, use_cache=False)[0])
     truth = truth[where[real]]
     windows = [w for name in _WINDOWS if (w := getattr(config, name, None))]
     scale, softcap = _logit_form(config)

@@ -17,7 +17,7 @@ from steersman.core.types import Pairs
 from steersman.language.encode import Encoded, encode_completions, encode_pairs
 from steersman.language.load import check_same_vocabulary, context_length, load_model, load_tokenizer, save_model
 from steersman.language.records import Records, read_completions, read_pairs, read_rated
-from steersman.language.score import set_precision
+from steersman.language.precision import set_precision
 from steersman.objective.components import KTO
 from steersman.recipes.flips import settle_flip_rate
 from steersman.recipes.training import PreferenceRecipe, Recipe, RewardRecipe, Runtime, SftRecipe

@@ -3,6 +3,7 @@
 Leaves out: how the figures came about (`study.summary`).
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steersman.cli.study import dump
-from steersman.cli.watch import counted, duration, first_line
+from steersman.cli.watch import WIDTH, counted, duration, first_line
 from steersman.core.errors import UserError
 from steersman.page.number import MISSING, Estimate, interval, point
 from steersman.study.declare import Mode, Study
@@ -21,7 +22,6 @@ from steersman.study.plan import MODES, best_p, undecidable
 from steersman.study.run import Outcome
 from steersman.study.worker import error_file
 
-WIDTH = 100
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow", "not testable here": "dim"}
 
 
@@ -76,15 +76,14 @@ def verdicts(claims: Sequence[Mapping[str, Any]]) -> Table:
 
 def print_summary(summary: Mapping[str, Any], root: Path, following: str = "") -> None:
     """The verdicts, what was equal, what is not testable, and last where the report is and what to do next."""
-    out = console()
     print()
-    print(summary["sentence"])
+    print(textwrap.fill(summary["sentence"], WIDTH))
     print()
-    _print(out, verdicts(summary["claims"]))
+    _print(console(), verdicts(summary["claims"]))
     for row in summary["not_testable"]:
-        out.print(Text(f"not testable here: {row['what']} ({row['why']})"))
+        print(textwrap.fill(f"not testable here: {row['what']} ({row['why']})", WIDTH, subsequent_indent="  "))
     if summary["equal"]:
-        out.print(Text(f"what was equal: {summary['equal']}"))
+        print(textwrap.fill(f"what was equal: {summary['equal']}", WIDTH, subsequent_indent="  "))
     page = root / summary["study"] / "report" / "index.html"
     print()
     print(f"report  {page}" + (f"      {following}" if following and len(str(page)) + len(following) < 80 else ""))

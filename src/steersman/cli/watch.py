@@ -4,6 +4,7 @@ Leaves out: the verdicts at the end (`cli.table`).
 """
 
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from steersman.study.run import Glance, Watcher
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+
+WIDTH = 100
 
 
 def duration(seconds: float | None) -> str:
@@ -124,7 +127,7 @@ def opening(plan: Plan, before: Mapping[str, State], todo: int, workers: int) ->
         best = best_p(plan.study.claims, plan.mode.name, plan.extra)
         p = min(best[claim] or 0.0 for claim in hopeless)
         lines.append(f"by design this size leaves {', '.join(hopeless)} inconclusive (smallest p reachable: {p:.2g})")
-    return lines
+    return [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines]
 
 
 @contextmanager

@@ -122,7 +122,7 @@ BUDGETS = {
     "plain": Budget(steps=STEPS, batch=4, seed=3),
     "best": Budget(steps=STEPS, batch=4, seed=3, best="error", best_is="min"),
     "best is early": Budget(steps=STEPS, batch=4, seed=3, best="error", best_is="max"),
-    "patience": Budget(steps=STEPS, batch=4, seed=3, best="bias", best_is="max", patience=2),
+    "patience": Budget(steps=STEPS, batch=4, seed=3, best="bias", best_is="min", patience=2),
     "limits": Budget(steps=STEPS, batch=4, seed=3, limits={"loss": 1e9}),
 }
 

@@ -12,7 +12,8 @@ import torch
 
 from steersman.core.config import to_toml
 from steersman.language.load import context_length, load_tokenizer
-from steersman.recipes.jobs import output_folder, pick_device, read_data
+from steersman.recipes.data import read_data
+from steersman.recipes.jobs import output_folder, pick_device
 from steersman.recipes.training import PreferenceRecipe, Recipe, Runtime
 
 _SHARE_OF_PEAK = 0.5
@@ -50,7 +51,7 @@ def estimate(recipe: Recipe, runtime: Runtime) -> str:
         *data.notes,
         f"steps        {steps} of {recipe.budget.batch} rows ({passes:.2g} passes, {tokens:,.0f} tokens)",
         f"parameters   {parameters:,}, {trained:,} of them trained",
-        f"time         about {_duration(work / rate)} on {device.type}, within a factor of 2 ({rate / 1e9:.0f} GFLOP/s)",
+        f"time         about {_duration(work / rate)} on {device.type} at {rate / 1e9:.0f} GFLOP/s, within a factor of 2",
         f"memory       about {memory / 2**30:.2f} GiB",
         f"would write  {output_folder(recipe, runtime)}",
         "",

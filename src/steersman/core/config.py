@@ -77,7 +77,8 @@ def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, An
         except RecursionError:
             raise UserError("is nested too deeply", where=str(path)) from None
         places = locate(text, str(path))
-    for override in overrides:
+    # A kind comes first, whatever the order typed: it replaces the table whose other keys belong to another kind.
+    for override in sorted(overrides, key=lambda o: not o.partition("=")[0].strip().endswith("kind")):
         key, value = parse_override(override)
         branch = values
         *parents, leaf = key.split(".")
@@ -86,6 +87,8 @@ def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, An
             if not isinstance(step, dict):
                 raise UserError(f"{parent!r} is a value, not a table", where=f"--set {override}")
             branch = step
+        if leaf == "kind" and branch.get("kind", value) != value:
+            branch.clear()
         branch[leaf] = value
         places = {k: v for k, v in places.items() if not k.startswith(f"{key}.")} | {key: "--set"}
     return Source(values, places, str(path) if path else "the command line")

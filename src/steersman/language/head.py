@@ -191,12 +191,10 @@ def _sweep(
 ) -> _Swept:
     """The forward: one pass over all tiles, vocabulary outside so that a tile of the weight is converted once."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    (tokens, width), vocabulary = hidden.shape, weight.shape[0]
+    tokens, vocabulary = len(hidden), len(weight)
     rows, columns = _tiling(tokens, vocabulary, dtype.itemsize, chunk_bytes)
-    scaled = hidden.to(dtype) * form.to_bits()
-    top = torch.full((tokens, 1), _IMPOSSIBLE, dtype=dtype, device=hidden.device)
-    total, spread, chosen = (torch.zeros_like(top) for _ in range(3))
-    expected = torch.zeros(tokens, width, dtype=dtype, device=hidden.device) if want_direction else None
+    scaled = _times(hidden, form.to_bits(), dtype)
+    so_far = _Softmax(scaled, form, want_entropy, want_direction)
     buffers = [torch.empty(rows * columns, dtype=dtype, device=hidden.device) for _ in range(2)]
     for v in range(0, vocabulary, columns):
         part = weight[v : v + columns].to(dtype)
@@ -205,28 +203,67 @@ def _sweep(
             here = slice(t, min(t + rows, tokens))
             z, e = (x[: (here.stop - t) * len(part)].view(-1, len(part)) for x in buffers)
             _logits(scaled[here], part.t(), offset, form, z)
-            _pick(z, targets[here], v, chosen[here])
-            before = top[here].clone()
-            torch.maximum(before, z.amax(1, keepdim=True), out=top[here])
-            torch.exp2(z.sub_(top[here]), out=e)
-            shrink = torch.exp2(before - top[here])
-            if want_entropy:
-                # spread = sum of 2^(z - top) (z - top); moving the top shifts every earlier term.
-                moved = (before - top[here]) * total[here]
-                spread[here] = (spread[here] + moved) * shrink + torch.linalg.vecdot(e, z)[:, None]
-            total[here] = total[here] * shrink + e.sum(1, keepdim=True)
-            if expected is not None:
-                if form.softcap:
-                    e.mul_(_slope(z.add_(top[here]), form))
-                expected[here] = expected[here].mul_(shrink).addmm_(e, part)
-    lse = top + total.log2()
-    logp = ((chosen - lse) / _BITS)[:, 0]
-    entropy = (total.log2() - spread / total)[:, 0] / _BITS if want_entropy else torch.full_like(logp, math.nan)
-    if expected is not None:
-        steep = _slope(chosen, form) if form.softcap else 1.0
-        expected = expected.div_(total).neg_().add_(weight[targets].to(dtype) * steep)
-        expected.mul_(form.scale / form.temperature)
-    return _Swept(logp, entropy, lse[:, 0], expected)
+            so_far.fold(z, e, here, targets[here] - v, part)
+    return so_far.finish(weight[targets].to(dtype) if want_direction else None)
+
+
+class _Softmax:
+    """Online softmax: what is known of each token's distribution after some tiles of its logits.
+
+    ``top`` is the largest logit, ``total = sum_v 2^(z_v - top)``, ``spread = sum_v 2^(z_v - top) (z_v - top)``,
+    ``chosen`` the target's logit, ``expected = sum_v 2^(z_v - top) slope_v weight_v``. The sums over tiles are float64,
+    a number a token, so that their rounding is not seen beside that of the logits.
+    """
+
+    def __init__(self, scaled: Tensor, form: _Form, want_entropy: bool, want_direction: bool) -> None:
+        self.top = torch.full_like(scaled[:, :1], _IMPOSSIBLE)
+        self.chosen = torch.zeros_like(self.top)
+        self.total = torch.zeros_like(self.top, dtype=_wide(scaled))
+        self.spread = torch.zeros_like(self.total) if want_entropy else None
+        self.expected = torch.zeros_like(scaled) if want_direction else None
+        self.form = form
+
+    def fold(self, z: Tensor, e: Tensor, here: slice, local: Tensor, part: Tensor) -> None:
+        """Take in the tile `z` of the tokens `here`; `local` are their targets within the tile, `e` is scratch."""
+        top, total = self.top[here], self.total[here]
+        _pick(z, local, self.chosen[here])
+        before = top.clone()
+        torch.maximum(before, z.amax(1, keepdim=True), out=top)
+        torch.exp2(z.sub_(top), out=e)
+        moved = before - top
+        shrink = torch.exp2(moved)
+        if self.spread is not None:  # moving the top shifts every earlier term
+            spread = self.spread[here]
+            spread.add_(moved * total).mul_(shrink).add_(torch.linalg.vecdot(e, z)[:, None])
+        total.mul_(shrink).add_(e.sum(1, keepdim=True))
+        if self.expected is not None:
+            if self.form.softcap:
+                e.mul_(_slope(z.add_(top), self.form))
+            self.expected[here].mul_(shrink).addmm_(e, part)
+
+    def finish(self, target_weight: Tensor | None) -> _Swept:
+        """Results in nats; `target_weight` is the weight of each token's target, given where a direction is wanted."""
+        dtype = self.top.dtype
+        bits = self.total.log2()
+        lse = bits + self.top
+        logp = _times(self.chosen - lse, 1 / _BITS, dtype)[:, 0]
+        entropy = torch.full_like(logp, math.nan)
+        if self.spread is not None:
+            entropy = _times(bits - self.spread / self.total, 1 / _BITS, dtype)[:, 0]
+        if self.expected is not None and target_weight is not None:
+            steep = _slope(self.chosen, self.form) if self.form.softcap else 1.0
+            self.expected.div_(self.total.to(dtype)).neg_().add_(target_weight * steep)
+            self.expected.mul_(self.form.scale / self.form.temperature)
+        return _Swept(logp, entropy, lse[:, 0].to(dtype), self.expected)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def _times(x: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
+    """``factor x``, rounded once: a factor that is itself rounded to float32 shifts every result to the same side."""
+    return (x.to(_wide(x)) * factor).to(dtype)
 
 
 def _offset(bias: Tensor, form: _Form, dtype: torch.dtype) -> Tensor:
@@ -249,11 +286,11 @@ def _slope(z: Tensor, form: _Form) -> Tensor:
     return (z / form.cap_bits()).square_().neg_().add_(1.0)
 
 
-def _pick(z: Tensor, targets: Tensor, first: int, chosen: Tensor) -> None:
+def _pick(z: Tensor, local: Tensor, chosen: Tensor) -> None:
     """Copy the logits of the targets that lie in this tile; no branch, so that an accelerator is not waited for."""
-    local = (targets - first)[:, None]
     inside = (local >= 0) & (local < z.shape[1])
-    chosen.copy_(torch.where(inside, z.gather(1, local.clamp(0, z.shape[1] - 1)), chosen))
+    picked = z.gather(1, local.clamp(0, z.shape[1] - 1)[:, None])
+    chosen.copy_(torch.where(inside[:, None], picked, chosen))
 
 
 def _weight_gradient(
@@ -271,7 +308,7 @@ def _weight_gradient(
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     tokens, vocabulary = len(hidden), len(weight)
     rows, columns = _tiling(tokens, vocabulary, dtype.itemsize, chunk_bytes)
-    scaled = hidden.to(dtype) * form.to_bits()
+    scaled = _times(hidden, form.to_bits(), dtype)
     pull = grad.to(dtype) * (form.scale / form.temperature)
     pulled = hidden.to(dtype) * pull[:, None]
     to_weight = torch.empty_like(weight) if wanted[0] else None

@@ -51,7 +51,7 @@ def estimate(recipe: Recipe, runtime: Runtime) -> str:
         *data.notes,
         f"steps        {steps} of {recipe.budget.batch} rows ({passes:.2g} passes, {tokens:,.0f} tokens)",
         f"parameters   {parameters:,}, {trained:,} of them trained",
-        f"time         about {_duration(work / rate)} on {device.type} at {rate / 1e9:.0f} GFLOP/s, within a factor of 2",
+        f"time         about {_duration(work / rate)}, within a factor of 2 ({device.type}, {rate / 1e9:.0f} GFLOP/s)",
         f"memory       about {memory / 2**30:.2f} GiB",
         f"would write  {output_folder(recipe, runtime)}",
         "",

@@ -95,6 +95,13 @@ class PreferenceRecipe(_Recipe):
     optim: AdamW = AdamW(lr=1e-6, schedule="linear", warmup=0.1)
     budget: Budget = Budget(batch=16, limits={"margin": 1e4})
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kind(cls, values: Any) -> Any:
+        """A loss table without a kind is the default loss's, so that ``loss.flip_rate = 0.2`` is enough."""
+        loss = values.get("loss") if isinstance(values, dict) else None
+        return values | {"loss": {"kind": "rdpo", **loss}} if isinstance(loss, dict) else values
+
     @model_validator(mode="after")
     def _kto_sums(self) -> "PreferenceRecipe":
         if isinstance(self.loss, KTO) and self.logp == "mean":

@@ -206,9 +206,11 @@ class _Fit:
         now = time.perf_counter()
         self.run.append("metrics", [{"step": self.done, **{f"train/{k}": v for k, v in metrics.items()}}])
         self.run.append("clock", [{"step": self.done, "seconds": now - clock, "tokens_per_s": tokens / (now - clock)}])
-        over = [
-            f"{k} = {metrics[k]:.4g} beyond {v:g}" for k, v in self.budget.limits.items() if abs(metrics.get(k, 0)) > v
-        ]
+        unknown = [k for k in self.budget.limits if k not in metrics]
+        if unknown:
+            allowed = ", ".join(sorted(metrics))
+            raise UserError(f"{unknown[0]!r} is no training metric", where="budget.limits", allowed=allowed)
+        over = [f"{k} = {metrics[k]:.4g} beyond {v:g}" for k, v in self.budget.limits.items() if abs(metrics[k]) > v]
         if over:
             self.reason = f"diverged: {over[0]}"
         if self.watch is not None:

@@ -96,8 +96,8 @@ class UnpairedLearner:
         return sums | done | {"reference_kl": reference_kl, "tokens": float(self.data.length[rows].sum())}
 
     def _metrics(self, loss: Tensor, log_ratio: Tensor, desirable: Tensor) -> dict[str, Tensor]:
-        g = log_ratio.detach()
-        return {"loss": loss.detach(), "log_ratio": g, "accuracy": ((g > 0) == desirable).float()}
+        margin = torch.where(desirable, log_ratio.detach(), -log_ratio.detach())
+        return {"loss": loss.detach(), "margin": margin, "accuracy": (margin > 0).float()}
 
     def evaluate(self) -> dict[str, float]:
         """Held-out loss (z0 = 0), mean log-ratios of liked and disliked responses, and their difference."""

@@ -64,7 +64,7 @@ def test_the_page_has_its_parts_in_order(full):
     for claim in claims():
         assert claim.text in seen
         assert claim.reason in seen
-    for said in ("+0.21 log-odds", "[+0.09, +0.33]", "5 seeds", "0.25 after correction, 0.0625 before", "95 %"):
+    for said in ("+0.21", "log-odds", "[+0.09, +0.33]", "5 seeds", "0.25 after correction, 0.0625 before", "95 %"):
         assert said in seen
     for said in (*ARMS, "1,204,224", "118.4", "torch 2.13.0", "2 cores", "a commercial model", report().command):
         assert said in seen

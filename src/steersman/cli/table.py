@@ -53,25 +53,32 @@ def _print(out: Console, table: Table) -> None:
 
 
 def here(claim: Mapping[str, Any]) -> str:
-    """Our figure with its interval and unit, "−0.51 [−0.55, −0.47]"; a dash where nothing was measured."""
+    """Our figure with its interval, "−0.51 [−0.55, −0.47]"; a dash where nothing was measured."""
     if claim["estimate"] is None:
         return MISSING
     e = Estimate(**claim["estimate"])
     signed = claim["reference"] == 0
-    return f"{point(e, signed=signed)} {interval(e, signed=signed)} {e.unit}".strip()
+    return f"{point(e, signed=signed)} {interval(e, signed=signed)}"
 
 
 def verdicts(claims: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of claims."""
+    """The table of claims that were measured or could have been; units and tests are in the report."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for title, widest in (("claim", 36), ("paper", 14), ("here", 24), ("verdict", 60)):
-        table.add_column(title, max_width=widest, overflow="fold")
+    for title, widest in (("claim", 38), ("paper", 14), ("here", 21), ("verdict", 21)):
+        table.add_column(title, width=widest, overflow="fold")
     for claim in claims:
+        if untested(claim):
+            continue
         word = (claim["verdict"], COLOURS[claim["verdict"]])
         reason = f" ({first_line(claim['reason'])})" if claim["reason"] else ""
         name, ours = f"{claim['id']} {claim['text']}", here(claim)
         table.add_row(Text(name), Text(claim["paper"] or MISSING), Text(ours), Text.assemble(word, reason))
     return table
+
+
+def untested(claim: Mapping[str, Any]) -> bool:
+    """Whether no run of this mode speaks of the claim."""
+    return claim["verdict"] == "not testable here" and claim["estimate"] is None
 
 
 def print_summary(summary: Mapping[str, Any], root: Path, following: str = "") -> None:
@@ -80,6 +87,8 @@ def print_summary(summary: Mapping[str, Any], root: Path, following: str = "") -
     print(textwrap.fill(summary["sentence"], WIDTH))
     print()
     _print(console(), verdicts(summary["claims"]))
+    if others := [claim["id"] for claim in summary["claims"] if untested(claim)]:
+        print(textwrap.fill(f"no run of this mode tests: {', '.join(others)}", WIDTH, subsequent_indent="  "))
     for row in summary["not_testable"]:
         print(textwrap.fill(f"not testable here: {row['what']} ({row['why']})", WIDTH, subsequent_indent="  "))
     if summary["equal"]:

@@ -112,6 +112,7 @@ class Finding:
         margin: half-width of an equivalence region around `reference`, if the claim is one of equivalence.
         unit: unit of the estimate.
         detail: one more sentence for the reader.
+        counted: what `n` counts, in the plural.
     """
 
     estimate: Interval | None
@@ -125,6 +126,7 @@ class Finding:
     margin: float | None = None
     unit: str = ""
     detail: str = ""
+    counted: str = "seeds"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class ClaimRow:
         verdict, reason: the word and, briefly, why.
         test: name of the test; p_value, p_corrected: before and after correction over the study's claims.
         equal: what was held equal between the arms compared.
+        counted: what `n_seeds` counts, where it is not seeds.
     Raises: ValueError for an unknown verdict, or for a missing estimate without a reason.
     """
 
@@ -66,6 +67,7 @@ class ClaimRow:
     p_value: float | None
     p_corrected: float | None
     equal: str
+    counted: str = "seeds"
 
     def __post_init__(self) -> None:
         if self.verdict not in _VERDICTS:
@@ -235,12 +237,13 @@ def _claims(claims: Sequence[ClaimRow]) -> Html:
 def _claim(claim: ClaimRow, scale: Scale, *, ticks: bool) -> list[object]:
     name = tag("div", tag("b", claim.id), claim.text, class_="claim")
     e, figure = claim.estimate, Html("")
-    seeds = f"{claim.n_seeds} seed{'' if claim.n_seeds == 1 else 's'}"
+    counted = claim.counted.removesuffix("s") if claim.n_seeds == 1 else claim.counted
+    seeds = f"{claim.n_seeds:,} {counted}"
     here: Html = join(MISSING)
     if e is not None and not is_missing(e.value):
         signed = claim.reference == 0
-        value = f"{point(e, signed=signed)} {e.unit}".strip()
-        here = join(value, tag("small", interval(e, signed=signed)), tag("small", seeds))
+        unit = tag("small", e.unit, class_="unit") if e.unit else ""
+        here = join(point(e, signed=signed), tag("small", interval(e, signed=signed)), unit, tag("small", seeds))
         figure = row_interval(e, scale, reference=claim.reference, margin=claim.margin, ticks=ticks)
     verdict = join(_verdict(claim.verdict, "button", type="button"), tag("small", claim.reason, class_="reason"))
     return [name, claim.paper or MISSING, here, figure, verdict]
@@ -259,7 +262,10 @@ def _detail(claim: ClaimRow) -> Html:
         [
             ("Test", claim.test or "none was made"),
             ("p-value", p if tested else ""),
-            ("Interval", f"{100 * e.level:g} %, over {claim.n_seeds} seeds" if e and not is_missing(e.value) else ""),
+            (
+                "Interval",
+                f"{100 * e.level:g} %, over {claim.n_seeds:,} {claim.counted}" if e and not is_missing(e.value) else "",
+            ),
             ("No effect at", exact(claim.reference) if claim.reference is not None else ""),
             ("Margin", f"± {exact(claim.margin)}" if claim.margin is not None else ""),
             ("Held equal", claim.equal),
@@ -346,10 +352,20 @@ def _repeat(report: Report) -> Html:
         label="what was not tested", empty="Nothing that the paper tested was left out.",
     )  # fmt: skip
     links = [link(label, name) for label, name in report.downloads]
-    links += [link("the method's page", report.method_page)] if report.method_page else []
+    online = report.method_page.startswith("http")
+    links += [link("the method's page", report.method_page)] if online else []
+    page = "" if online else report.method_page  # a path inside the project, which a report that was moved cannot link
     return join(
         tag("pre", tag("code", report.command), tabindex="0", aria_label="command"),
-        _facts([("Versions", versions), ("Machine", report.machine), ("Made", report.created)], class_="facts"),
+        _facts(
+            [
+                ("Versions", versions),
+                ("Machine", report.machine),
+                ("Made", report.created),
+                ("Method", page),
+            ],
+            class_="facts",
+        ),
         tag("p", *links, class_="links") if links else "",
         missing,
     )

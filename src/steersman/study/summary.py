@@ -229,6 +229,7 @@ def claim_row(judged: Judged, plan: Plan) -> ClaimRow:
         paper=claim.paper,
         estimate=estimate,
         n_seeds=finding.n if finding else 0,
+        counted=finding.counted if finding else "seeds",
         reference=finding.reference if finding else None,
         margin=finding.margin if finding else None,
         verdict=judged.word,

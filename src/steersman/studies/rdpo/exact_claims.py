@@ -58,6 +58,7 @@ def unbiasedness(results: Sequence[Result]) -> Finding | None:
             return Finding(
                 Interval(row["loss"], row["loss"] - half, row["loss"] + half, 0.95, "normal, known variance"),
                 value["draws"],
+                counted="draws",
                 holds=worst <= EXACT_TOLERANCE and max(scores) <= MOST_STANDARD_ERRORS,
                 test=f"closed form to {EXACT_TOLERANCE:g} and {len(scores)} Monte Carlo means within 4 standard errors",
                 equal="margin and flips",

@@ -19,7 +19,7 @@ METRICS = (
     ("kl", "KL to the reference", "nats a response"),
     ("accuracy_clean", "Accuracy on clean validation pairs", "share"),
 )
-UNIT = "gold score (log-odds)"
+METRIC, UNIT = "gold score", "log-odds"
 STREAMS = (
     StreamInfo("log_ratio", "nats", "signed", "log-probability gained over the reference policy"),
     StreamInfo("entropy", "nats", "sequential", "uncertainty of the policy before the token"),
@@ -45,7 +45,7 @@ def _course(runs: Runs, metric: str, title: str, label: str) -> Panel:
         steps = sorted({row["step"] for value in seeds for row in value["course"]})
         rows = [{row["step"]: row[metric] for row in value["course"]} for value in seeds]
         lines.append(_line(name, steps, [[row.get(s, math.nan) for s in steps] for row in rows]))
-    note = f"{RATE:.0%} of labels flipped ('dpo clean': none). Band: 95 % t interval over seeds."
+    note = f"{100 * RATE:.0f} % of labels flipped ('dpo clean': none). Band: 95 % t interval over seeds."
     return Panel(title, "optimiser step", label, tuple(lines), note=note)
 
 
@@ -93,7 +93,7 @@ def differences(results: Sequence[Result]) -> tuple[Difference, ...]:
             continue
         gaps = np.array([last("gold")(runs.of(BT, name)[s]) - last("gold")(base[s]) for s in seeds])
         i = t_interval(gaps)
-        found.append(Difference(name, "dpo", UNIT, Estimate(i.value, i.low, i.high, UNIT, i.level)))
+        found.append(Difference(name, "dpo", METRIC, Estimate(i.value, i.low, i.high, UNIT, i.level)))
     return tuple(found)
 
 
@@ -132,8 +132,8 @@ def sentence(results: Sequence[Result], words: Mapping[str, str]) -> str:
     gap, n = told
     direction = "higher" if gap.value > 0 else "lower"
     first = (
-        f"On film reviews with {RATE:.0%} wrong labels, text written by rDPO scored {abs(gap.value):.2f} {direction} "
-        f"than DPO's with the same settings (95 % interval {gap.low:+.2f} to {gap.high:+.2f}, {n} seeds)"
+        f"On film reviews with {100 * RATE:.0f} % wrong labels, text written by rDPO scored {abs(gap.value):.2f} "
+        f"{direction} than DPO's with the same settings (95 % interval {gap.low:+.2f} to {gap.high:+.2f}, {n} seeds)"
     )
     word = words.get("C4a")
     if word == "inconclusive":

@@ -352,7 +352,7 @@ def _repeat(report: Report) -> Html:
         label="what was not tested", empty="Nothing that the paper tested was left out.",
     )  # fmt: skip
     links = [link(label, name) for label, name in report.downloads]
-    online = report.method_page.startswith("http")
+    online = ":" in report.method_page
     links += [link("the method's page", report.method_page)] if online else []
     page = "" if online else report.method_page  # a path inside the project, which a report that was moved cannot link
     return join(

@@ -38,7 +38,7 @@ def doctor(
     checks = [*interpreter(), *core(), torch_check(), *extras(), browser(), *disk(root)]
     broken = [check for check in checks if check.state == "broken"]
     if as_json:
-        from steersman.cli.study import dump
+        from steersman.cli.table import dump
 
         print(dump({"ok": not broken, "checks": [asdict(check) for check in checks]}))
     else:

@@ -4,7 +4,6 @@ Leaves out: how studies are run (`study.run`) and how tables look (`cli.table`).
 """
 
 import difflib
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -254,10 +253,3 @@ def _summary(place: str, root: Path) -> dict[str, Any]:
         plan = with_finished_seeds(load_study(STUDIES[name]), mode, 0, root)
         return summarise(plan, root, STUDIES[name], again(name, plan, [])).summary
     return read_report(find_report(root / place if place in STUDIES else Path(place)))
-
-
-def dump(value: Any) -> str:
-    """JSON for machines: one document, non-finite numbers tagged as everywhere in the library."""
-    from steersman.store.files import tag
-
-    return json.dumps(tag(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)

@@ -3,6 +3,7 @@
 Leaves out: how the figures came about (`study.summary`).
 """
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steersman.cli.study import dump
 from steersman.cli.watch import WIDTH, counted, duration, first_line
 from steersman.core.errors import UserError
 from steersman.page.number import MISSING, Estimate, interval, point
+from steersman.store.files import tag
 from steersman.study.declare import Mode, Study
 from steersman.study.diff import Difference
 from steersman.study.plan import MODES, best_p, undecidable
@@ -30,6 +31,11 @@ def console() -> Console:
     out = Console(highlight=False, markup=False, emoji=False)
     out.width = min(WIDTH, out.width) if out.is_terminal else WIDTH
     return out
+
+
+def dump(value: Any) -> str:
+    """JSON for machines: one document, non-finite numbers tagged as everywhere in the library."""
+    return json.dumps(tag(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
 
 
 def print_json(value: Any) -> None:

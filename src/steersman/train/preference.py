@@ -17,7 +17,7 @@ from steersman.core.types import Pairs, Rollouts
 from steersman.language.pack import micro_batches
 from steersman.language.score import response_logp
 from steersman.objective.components import PairLoss
-from steersman.objective.loss.preference import forward_corrected_dpo
+from steersman.objective.loss.preference import forward_corrected_dpo, soften
 from steersman.stats import wilson
 from steersman.train.optimise import Optimiser
 from steersman.train.parameters import load_trainable_state, trainable_state
@@ -171,13 +171,12 @@ def noisy_log_likelihood(h: Tensor, label: Tensor, loss: PairLoss) -> Tensor:
     """Mean log-likelihood of observed labels: log[(1-2e) sigma(beta h) + e] with the loss's own beta and flip rate e.
 
     It is bounded, comparable over losses with the same beta, and needs no clean label. Losses without a beta (IPO) use
-    beta = 1; losses without a flip rate use e = 0.
+    beta = 1; losses without a flip rate use e = 0. A soft label p mixes both sides, p log q(h) + (1-p) log q(-h).
     """
     beta = float(getattr(loss, "beta", 1.0))
     rate = getattr(loss, "flip_rate", 0.0)
     rate = rate if isinstance(rate, float) else 0.0
-    signed = torch.where(label >= 0.5, h, -h)
-    return -forward_corrected_dpo(signed, beta, rate).mean()
+    return -soften(lambda x: forward_corrected_dpo(x, beta, rate), h, label).mean()
 
 
 def stack(pairs: Pairs) -> Rollouts:

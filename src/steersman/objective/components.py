@@ -214,17 +214,18 @@ class BradleyTerry(Component):
         reward_second: Tensor,
         label: Tensor | None = None,
         flip_rate: float | int | Tensor | None = None,
+        margin: float | int | Tensor = 0.0,
     ) -> Tensor:
-        """Loss ``[N]`` of the rewards of both sides, the centring term included."""
-        difference = reward_first - reward_second
+        """Loss ``[N]`` of the rewards of both sides, the centring term included; `margin` goes on top of its own."""
+        difference, lead = reward_first - reward_second, self.margin + margin
         if self.correction == "none":
             if flip_rate is not None:
                 raise UserError('flip_rate was given with correction "none"', where="BradleyTerry")
-            value = loss.bradley_terry(difference, self.margin, label)
+            value = loss.bradley_terry(difference, lead, label)
         else:
             corrected = {"unbiased": loss.bradley_terry_unbiased, "forward": loss.bradley_terry_forward}
             rate = _settled("BradleyTerry", self.flip_rate if flip_rate is None else flip_rate)
-            value = corrected[self.correction](difference, rate, self.margin, label)
+            value = corrected[self.correction](difference, rate, lead, label)
         if self.centering:
             value = value + self.centering * loss.reward_centering(reward_first, reward_second)
         return value

@@ -5,6 +5,7 @@ read at the last real token of a row, found from row lengths, never from pad ids
 (`train.reward_model`).
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steersman.core.errors import CorruptFile, UserError
 from steersman.core.noise import normal_
 from steersman.core.types import Rollouts, Scores
-from steersman.language.load import save_model
+from steersman.language.load import (
+    check_folder,
+    check_tokenizer_fits,
+    load_tokenizer,
+    save_model,
+    train_every_row,
+    zero_dropout,
+)
 from steersman.language.pack import micro_batches
+from steersman.language.save import no_bars
 from steersman.language.score import response_hidden
 from steersman.stats import Interval, wilson
 from steersman.store.files import read_json, write_json
@@ -29,35 +39,77 @@ def build_reward_model(folder: Path, seed: int) -> nn.Module:
         folder: a causal-LM folder, or one already saved as a reward model (its head is then kept).
         seed: seed of the head's noise.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
+
+    check_reward_folder(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
+    check_tokenizer_fits(tokenizer, config, where=str(folder))
+    trained = _is_classifier(folder)
+    config.num_labels = 1
+    zero_dropout(config)
+    with torch.random.fork_rng(devices=[]):  # transformers draws a head, which is replaced below or read
+        model, missing = _read(folder, config)
+    head = head_of(model)
+    new = [k for k in missing if trained or not k.startswith("score.")]
+    if new:
+        what = f"the weights give no value to {len(new)} parameters of the model, first {new[0]}"
+        raise UserError(what, where=str(folder), cure="Give a whole causal language model, or a saved reward model.")
+    if not trained:
+        normal_([("head", head.weight)], (head.weight.shape[1] + 1) ** -0.5, seed, "reward-head")
+    train_every_row(model)
+    if config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval()
+
+
+def check_reward_folder(folder: Path) -> None:
+    """Refuse a folder that holds neither a causal language model nor a reward model, without loading its weights."""
+    if not _is_classifier(folder):
+        check_folder(folder)
+    elif not list(folder.glob("*.safetensors")):
+        raise UserError("has no weights (*.safetensors)", where=str(folder))
+
+
+def _is_classifier(folder: Path) -> bool:
+    known = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    named = known.get("architectures") if isinstance(known, dict) else None
+    return any("SequenceClassification" in str(a) for a in named or [])
+
+
+def _read(folder: Path, config: Any) -> tuple[Any, list[str]]:
+    """The classifier on a folder's weights, and the parameters they give no value to."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    trained = any("SequenceClassification" in a for a in (config.architectures or []))
-    config.num_labels = 1
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the head is reported as newly initialised; that is what we want
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with no_bars():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        raise CorruptFile(f"weights cannot be read ({error})", where=str(folder)) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        what = f"the reward model cannot be loaded: {str(error).strip().splitlines()[0]}"
+        raise UserError(what, where=str(folder)) from error
     finally:
         logging.set_verbosity(verbosity)
-    model.eval()
-    head = head_of(model)
-    if not trained:
-        normal_([("head", head.weight)], (head.weight.shape[1] + 1) ** -0.5, seed, "reward-head")
-    model.config.pad_token_id = config.pad_token_id if config.pad_token_id is not None else _first(config.eos_token_id)
-    return model
-
-
-def _first(token: Any) -> Any:
-    return token[0] if isinstance(token, list | tuple) else token
+    return model, sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
 
 
 def head_of(model: nn.Module) -> nn.Linear:
-    """The linear head of a sequence-classification model (called `score` by transformers)."""
-    return next(m for n, m in model.named_modules() if n.split(".")[-1] == "score")
+    """The linear head of a sequence-classification model (`score` in transformers); the trained one under LoRA."""
+    head: Any = next(m for n, m in model.named_modules() if n.split(".")[-1] == "score")
+    saved = getattr(head, "modules_to_save", None)
+    return head if saved is None else saved["default"]
 
 
 def reward_of(model: nn.Module, rollouts: Rollouts) -> Tensor:
@@ -113,20 +165,23 @@ def quality_report(
     Returns:
         JSON values: accuracy with interval, expected calibration error of sigma(r_w - r_l) over ten equal-width bins,
         accuracy by terciles of |length difference|, Spearman correlation of reward difference and length difference
-        within pairs, accuracy of the rule "longer wins", mean and standard deviation of rewards, number of ties.
+        within pairs, accuracy of the rule "longer wins", mean and standard deviation of rewards, number of ties, and
+        number of pairs with a reward that is not finite, which enter nothing else. Equal rewards are a wrong answer.
     """
     from scipy.stats import spearmanr
 
-    keep = (label != 0.5).numpy()
+    finite = torch.isfinite(first) & torch.isfinite(second)
+    keep = ((label != 0.5) & finite).numpy()
     d = (first - second).double().numpy()[keep]
     won = (label > 0.5).numpy()[keep]
     longer = (first_length - second_length).double().numpy()[keep]
-    right = (d > 0) == won
-    both = torch.cat([first, second]).double()
+    right = ((d > 0) == won) & (d != 0)
+    both = torch.cat([first[finite], second[finite]]).double()
     constant = len(d) < 3 or np.ptp(d) == 0 or np.ptp(longer) == 0
     return {
         "pairs": int(keep.sum()),
-        "ties": int((~keep).sum()),
+        "ties": int((label == 0.5).sum()),
+        "invalid": int((~finite).sum()),
         "accuracy": _interval(right),
         "calibration_error": _calibration(1 / (1 + np.exp(-np.clip(d, -500, 500))), won),
         "accuracy_by_length_difference": _by_length(right, np.abs(longer)),
@@ -147,6 +202,8 @@ def _interval(right: "np.ndarray[Any, Any]") -> dict[str, float] | None:
 def _calibration(probability: "np.ndarray[Any, Any]", won: "np.ndarray[Any, Any]") -> float:
     """Expected calibration error: sum over bins of (share of pairs) * |mean probability - share won|."""
     bins = np.minimum((probability * 10).astype(int), 9)
+    if not len(bins):
+        return float("nan")
     gaps = [(bins == b).mean() * abs(probability[bins == b].mean() - won[bins == b].mean()) for b in np.unique(bins)]
     return float(np.sum(gaps))
 
@@ -162,9 +219,29 @@ def _by_length(right: "np.ndarray[Any, Any]", gap: "np.ndarray[Any, Any]") -> li
 
 
 def save_reward_model(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
-    """Write a plain sequence-classification folder with the quality report and the mean and spread of rewards in it."""
-    save_model(model, tokenizer, folder)
+    """Write a plain sequence-classification folder with the quality report and the mean and spread of rewards in it.
+
+    Plain `transformers` reads the reward at the last token that is not the pad token. Where the tokenizer pads with its
+    end-of-sequence token, that would be the token before the end; the folder then gets a pad token of its own.
+    """
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()
+    save_model(*_with_own_pad(model, tokenizer), folder)
     write_json(folder / "reward.json", {"format": 1, "mean": report["mean"], "std": report["std"], "report": report})
+
+
+def _with_own_pad(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    rows, pad = model.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id
+    if pad >= rows:
+        model = copy.deepcopy(model)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # the new rows are drawn before they become 0
+            model.resize_token_embeddings(pad + 1, mean_resizing=False)
+            model.get_input_embeddings().weight[rows:] = 0.0
+    model.config.pad_token_id = pad
+    return model, tokenizer
 
 
 def load_reward_model(folder: Path, micro_tokens: int = 4096) -> RewardModel:

@@ -4,6 +4,7 @@ Adapter noise is counter-based, so equal seeds give equal runs. Leaves out: savi
 Source: Hu et al. 2021.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,19 +31,32 @@ def add_lora(
 
     Raises:
         UserError: peft is missing, or a target names no linear layer.
+
+    A sequence classifier's new head is trained beside the adapters, since it was never trained before.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise UserError("LoRA needs the package peft", cure="pip install 'steersman[lora]'") from None
     names = targets if isinstance(targets, str) else list(targets)
-    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    unknown = [] if isinstance(names, str) else [t for t in names if t not in linear]
-    if unknown:
-        raise UserError(
-            f"{unknown[0]!r} names no linear layer", where="lora.targets", allowed=", ".join(sorted(linear))
-        )
-    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM")
-    wrapped = get_peft_model(model, settings)  # type: ignore[arg-type]
+    check_targets(model, names)
+    task = "SEQ_CLS" if "SequenceClassification" in type(model).__name__ else "CAUSAL_LM"
+    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, task_type=task)
+    with warnings.catch_warnings():  # peft asks transformers for a name that it is about to change
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapped = get_peft_model(model, settings)  # type: ignore[arg-type]
     normal_([(n, p) for n, p in wrapped.named_parameters() if "lora_A" in n], rank**-0.5, seed, "lora")
     return wrapped.eval()
+
+
+def check_targets(model: nn.Module, targets: Sequence[str] | Literal["all-linear"]) -> None:
+    """Refuse a target that is the ending of no linear layer's name.
+
+    Raises:
+        UserError: names it, and the names there are.
+    """
+    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    unknown = [] if isinstance(targets, str) else [t for t in targets if t not in linear]
+    if unknown:
+        allowed = ", ".join(sorted(linear))
+        raise UserError(f"{unknown[0]!r} names no linear layer", where="model.lora.targets", allowed=allowed)

@@ -2,7 +2,8 @@
 
 L = -log sigma(r(x, y_w) - r(x, y_l) - m), r = a bias-free float32 head on the hidden state of the last real token, the
 end-of-sequence token being appended to both sides when training and when scoring. Optional centring
-c (r_w + r_l)^2, noise-robust forms, and an auxiliary likelihood of the chosen side are settings of the component.
+c (r_w + r_l)^2 and noise-robust forms are settings of the component. For a pair that prefers its second side the margin
+counts for that side.
 Leaves out: the quality report (`reward.model`), the losses (`objective`).
 """
 
@@ -33,6 +34,7 @@ class RewardLearner:
         micro_tokens: tokens of one forward pass.
         held_out: pairs to evaluate on, or None.
         margin: by how much the better side of each training pair should win ``[N]``, on top of the loss's margin.
+        flip_rate: a flip rate for each training pair, replacing the loss's own; None = the loss's.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class RewardLearner:
         micro_tokens: int,
         held_out: Pairs | None = None,
         margin: Tensor | None = None,
+        flip_rate: Tensor | None = None,
     ) -> None:
-        self.margin = torch.zeros(len(pairs)) if margin is None else margin
+        self.margin = torch.zeros(len(pairs), device=pairs.label.device) if margin is None else margin
+        self.flip_rate = flip_rate
         self.model, self.pairs, self.loss = model, pairs, loss
         self.optimiser, self.micro_tokens, self.held_out = optimiser, micro_tokens, held_out
 
@@ -64,8 +68,8 @@ class RewardLearner:
             both: Rollouts = stack(batch)
             reward = reward_of(self.model, both)
             first, second = reward[: len(batch)], reward[len(batch) :]
-            half = self.margin[rows[micro]].to(first.device) / 2
-            loss = self.loss(first - half, second + half, batch.label)  # shifts the difference, not the mean
+            rate = None if self.flip_rate is None else self.flip_rate[rows[micro]]
+            loss = self.loss(first, second, batch.label, rate, self.margin[rows[micro]])
             (loss * weight[micro]).sum().backward()
             add(sums, self._metrics(loss, first, second, batch.label), weight[micro])
         return sums | self.optimiser.apply(step) | {"tokens": float(lengths.sum())}
@@ -85,7 +89,7 @@ class RewardLearner:
         label = self.held_out.label
         loss = self.loss(first, second, label)
         out = {k: float(v.mean()) for k, v in self._metrics(loss, first, second, label).items()}
-        right = int((((first > second) == (label > 0.5)) & (label != 0.5)).sum())
+        right = int((((first > second) == (label > 0.5)) & (first != second) & (label != 0.5)).sum())
         interval = wilson(right, max(int((label != 0.5).sum()), 1))
         return out | {"accuracy_low": interval.low, "accuracy_high": interval.high}
 

@@ -183,6 +183,7 @@ def test_stack_keeps_every_row_whatever_the_widths() -> None:
     assert both.ids.shape[1] == int(torch.cat([pairs.first.length, pairs.second.length]).max())
     for i, side in enumerate((pairs.first, pairs.second)):
         part = both.index(slice(8 * i, 8 * i + 8))
-        assert torch.equal(part.length, side.length) and torch.equal(part.action.sum(1), side.action.sum(1))
+        assert torch.equal(part.length, side.length)
+        assert torch.equal(part.action.sum(1), side.action.sum(1))
         for n, length in enumerate(side.length.tolist()):
             assert torch.equal(part.ids[n, :length], side.ids[n, :length])

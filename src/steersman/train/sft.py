@@ -1,7 +1,8 @@
 """Supervised fine-tuning as a learner for `fit`: maximise the likelihood of given responses.
 
-L = - sum_t m_t log pi(y_t | x, y_<t) / sum_t m_t, the sums running over the whole optimiser step, whatever the
-micro-batches. Leaves out: reading data (`language.records`), chat templates (`language.chat`).
+L = - sum w_n m_nt log pi(y_nt | x_n, y_n,<t) / sum w_n m_nt, w the weights of the rows, the sums running over the whole
+optimiser step, whatever the micro-batches.
+Leaves out: reading data (`language.records`), chat templates (`language.chat`).
 Source: the standard objective; denominators as in `objective.reduce`.
 """
 
@@ -54,11 +55,14 @@ class SftLearner:
         """One update on the sequences `rows`."""
         batch = self.data.index(rows)
         total = denominators(batch.action, self.reduce)
+        # The divisor counts tokens (or rows); weighted rows are divided by their weights' sum instead.
+        size = batch.action.sum(1) if self.reduce == "token_mean" else torch.ones_like(batch.weight)
+        weight = batch.weight * (size.sum() / (batch.weight * size).sum())
         loss_sum = torch.zeros((), device=batch.ids.device)
         for micro in micro_batches(batch.length, self.micro_tokens):
             part = batch.index(micro).trim()
             logp, _ = response_logp(self.model, part, entropy=False)
-            loss = aggregate(sft(logp), part.action, self.reduce, denominator=total)
+            loss = aggregate(sft(logp) * weight[micro, None], part.action, self.reduce, denominator=total)
             loss.backward()
             loss_sum += loss.detach()
         return {"loss": loss_sum} | self.optimiser.apply(step) | {"tokens": float(batch.length.sum())}

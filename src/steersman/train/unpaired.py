@@ -21,8 +21,12 @@ from steersman.train.parameters import load_trainable_state, trainable_state
 from steersman.train.preference import add, summed_logp
 
 
-def mismatched(rollouts: Rollouts) -> Rollouts:
+def mismatched(rollouts: Rollouts, longest: int | None = None) -> Rollouts:
     """Each row's prompt with the response of the next row that has another prompt (cyclic).
+
+    Args:
+        rollouts: N rows, at least two prompts among them.
+        longest: tokens the model accepts; longer rows lose tokens of the response on the right. None = no limit.
 
     Raises:
         UserError: all rows have the same prompt, so nothing can be mismatched.
@@ -32,10 +36,11 @@ def mismatched(rollouts: Rollouts) -> Rollouts:
     prompts = [tuple(r[:p]) for r, p in zip(rows, rollouts.prompt_length.tolist(), strict=True)]
     if len(set(prompts)) < 2:
         raise UserError("KTO needs at least two different prompts", where="data")
-    ids: list[list[int]] = []
-    for i in range(n):
-        j = next(k % n for k in range(i + 1, i + n) if prompts[k % n] != prompts[i])
-        ids.append([*prompts[i], *rows[j][len(prompts[j]) :]])
+    other = [0] * n
+    for i in reversed(range(2 * n)):  # twice around, so that the last rows find the first ones
+        after = (i + 1) % n
+        other[i % n] = after if prompts[after] != prompts[i % n] else other[after]
+    ids = [[*prompts[i], *rows[j][len(prompts[j]) :]][:longest] for i, j in enumerate(other)]
     width = max(map(len, ids))
     packed = torch.tensor([r + [0] * (width - len(r)) for r in ids])
     return Rollouts.of(packed, torch.tensor([len(r) for r in ids]), rollouts.prompt_length)

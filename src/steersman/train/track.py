@@ -12,13 +12,16 @@ from steersman.core.errors import UserError
 Write = Callable[[int, Mapping[str, float]], None]
 
 
-def open_tracker(kind: str, folder: Path, settings: Mapping[str, Any]) -> tuple[Write, Callable[[], None]]:
+def open_tracker(kind: str, folder: Path, settings: Mapping[str, Any]) -> tuple[Write, Callable[[], object]]:
     """A function that records metrics of a step, and one that closes the tracker.
 
     Args:
         kind: "none", "tensorboard", "wandb" or "trackio".
         folder: the run's folder; TensorBoard events go to ``folder/tensorboard``.
         settings: the resolved recipe, stored with the run.
+
+    Nothing is written before the first metrics, so that a refused or already finished job leaves no trace. A resumed
+    run hides the TensorBoard events of steps that it repeats.
 
     Raises:
         UserError: the tracker's package is not installed.
@@ -27,16 +30,24 @@ def open_tracker(kind: str, folder: Path, settings: Mapping[str, Any]) -> tuple[
         return (lambda step, metrics: None), (lambda: None)
     if kind == "tensorboard":
         writer = _need(lambda: __import__("torch.utils.tensorboard", fromlist=["SummaryWriter"]), kind, "track")
-        board = writer.SummaryWriter(str(folder / "tensorboard"))
+        boards: list[Any] = []
 
         def write(step: int, metrics: Mapping[str, float]) -> None:
+            if not boards:
+                boards.append(writer.SummaryWriter(str(folder / "tensorboard"), purge_step=step))
             for name, value in metrics.items():
-                board.add_scalar(name, value, step)
+                boards[0].add_scalar(name, value, step)
 
-        return write, board.close
+        return write, lambda: [board.close() for board in boards]
     module = _need(lambda: __import__(kind), kind, kind)
-    run = module.init(project="steersman", name=folder.name, config=dict(settings))
-    return (lambda step, metrics: run.log(dict(metrics), step=step)), run.finish
+    runs: list[Any] = []
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        if not runs:
+            runs.append(module.init(project="steersman", name=folder.name, config=dict(settings)))
+        runs[0].log(dict(metrics), step=step)
+
+    return log, lambda: [run.finish() for run in runs]
 
 
 def _need(load: Callable[[], Any], kind: str, extra: str) -> Any:

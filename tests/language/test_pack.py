@@ -69,15 +69,27 @@ def test_blocks_and_slots_lead_back_to_the_same_token(drawn, sharing):
     stream = flatten(ids, length, prompt_length if sharing else None)
     if not len(stream):
         return
-    padded = [torch.arange(b.first, b.first + b.rows * b.width) if b.index is None else b.index for b in stream.blocks]
-    order = torch.cat(padded)
-    assert torch.equal(order if stream.slot is None else order[stream.slot], torch.arange(len(stream)))
+    assert sum(rows for rows, _ in stream.blocks) == len(ids)
+    slots = sum(rows * width for rows, width in stream.blocks)
+    if stream.index is None:
+        assert stream.slot is None
+        assert slots == len(stream)
+        return
+    assert len(stream.index) == slots
+    assert torch.equal(stream.index[stream.slot], torch.arange(len(stream)))
+    order, first = length.argsort(stable=True).tolist(), 0
+    for rows, width in stream.blocks:
+        for row in stream.index[first : first + rows * width].view(rows, width):
+            n = order.pop(0)
+            assert torch.equal(row[: length[n]], stream.where[n, : length[n]])
+        first += rows * width
 
 
 def test_equal_rows_need_no_index_at_all():
     stream = flatten(torch.arange(12).view(3, 4), torch.tensor([4, 4, 4]))
     assert stream.slot is None
-    assert [(b.rows, b.width, b.first, b.index) for b in stream.blocks] == [(3, 4, 0, None)]
+    assert stream.index is None
+    assert stream.blocks == ((3, 4),)
 
 
 def test_only_equal_prompts_are_shared():

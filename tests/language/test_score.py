@@ -176,6 +176,16 @@ def test_no_entropy_and_nothing_to_score():
     assert response_logp(model, rollouts.index(torch.tensor([], dtype=torch.int64)))[0].shape == (0, 20)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mamba"])
+def test_an_empty_row_beside_others(name):
+    model = tiny(name)
+    logp, _ = response_logp(model, rows([0, 30, 0], [0, 2, 0]))
+    assert not logp[[0, 2]].any()
+    alone, _ = response_logp(model, rows([0, 30, 0], [0, 2, 0]).index(torch.tensor([1])))
+    assert_close(logp[1:2], alone)
+    assert_gradients_close(gradients(model, logp[1:2]), gradients(model, alone))
+
+
 def test_tokens_that_nothing_predicts_are_refused():
     model, rollouts = tiny("llama"), rows([4, 5], [0, 2])
     with pytest.raises(UserError, match="row 0"):

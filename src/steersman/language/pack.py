@@ -67,40 +67,29 @@ def length_blocks(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Rows that attention handles as one padded ``[rows, width]`` batch.
-
-    Args:
-        rows: number of rows.
-        width: tokens of the longest of them.
-        first: the stream position of its first token if the block is a plain reshape of the stream from there.
-        index: stream positions ``[rows * width]`` where it is not; padding points at any valid token.
-    """
-
-    rows: int
-    width: int
-    first: int = 0
-    index: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Flat:
     """N ragged rows as a stream of T tokens.
+
+    Attention sees the rows in padded blocks ``[rows, width]``, one after the other S slots in all.
 
     Args:
         ids: token ids ``[T]``.
         position: place of each token in its row ``[T]``.
         where: stream position of each row's tokens ``[N, L]``; 0 beyond a row's end.
-        blocks: the rows as attention sees them.
-        slot: place of each stream token in the concatenated padded blocks ``[T]``; None = the same order.
+        blocks: ``(rows, width)`` of each block.
+        index: stream position of each slot ``[S]``, padding at any valid one; None = the stream is the blocks.
+        slot: slot of each stream token ``[T]``; None with `index`.
+        shared: whether a stream token may be in more than one row.
         longest: tokens of the longest row.
     """
 
     ids: Tensor
     position: Tensor
     where: Tensor
-    blocks: tuple[Block, ...]
+    blocks: tuple[tuple[int, int], ...]
+    index: Tensor | None
     slot: Tensor | None
+    shared: bool
     longest: int
 
     def __len__(self) -> int:
@@ -136,8 +125,15 @@ def flatten(ids: Int[Tensor, "N L"], length: Int[Tensor, " N"], shared_prompt: I
         where = torch.where(t < start[:, None], where[owner], where)
     where = torch.where(t < length[:, None], where, 0)
     own = ((t >= start[:, None]) & (t < length[:, None]))[order]
-    blocks, slot = _blocks(where, own, order, sorted_lengths, plain=shared_prompt is None)
-    return Flat(ids[order][own], t.expand(n, width)[own], where, blocks, slot, sorted_lengths[-1] if n else 0)
+    spans = [(a, b, sorted_lengths[b - 1]) for a, b in length_blocks(sorted_lengths)]
+    blocks = tuple((b - a, wide) for a, b, wide in spans)
+    index = slot = None
+    if shared_prompt is not None or sum(rows * wide for rows, wide in blocks) != sum(sorted_lengths):
+        index = torch.cat([where[order[a:b], :wide].flatten() for a, b, wide in spans])
+        slot = torch.cat([own[a:b, :wide].flatten() for a, b, wide in spans]).nonzero()[:, 0]
+    longest = sorted_lengths[-1] if n else 0
+    shared = shared_prompt is not None
+    return Flat(ids[order][own], t.expand(n, width)[own], where, blocks, index, slot, shared, longest)
 
 
 def _owners(ids: Tensor, prompt_length: Tensor, order: Tensor) -> Tensor:
@@ -149,25 +145,3 @@ def _owners(ids: Tensor, prompt_length: Tensor, order: Tensor) -> Tensor:
     rank[order] = torch.arange(n, device=ids.device)
     first = torch.full((n,), n, device=ids.device).scatter_reduce(0, key, rank, "amin")
     return order[first[key]]
-
-
-def _blocks(
-    where: Tensor, own: Tensor, order: Tensor, sorted_lengths: list[int], plain: bool
-) -> tuple[tuple[Block, ...], Tensor | None]:
-    blocks: list[Block] = []
-    slots: list[Tensor] = []
-    first_slot = first_token = 0
-    for a, b in length_blocks(sorted_lengths):
-        wide = sorted_lengths[b - 1]
-        if plain and sorted_lengths[a] == wide:
-            blocks.append(Block(b - a, wide, first=first_token))
-        else:
-            blocks.append(Block(b - a, wide, index=where[order[a:b], :wide].reshape(-1)))
-        slots.append(
-            (torch.arange((b - a) * wide, device=where.device).view(b - a, wide) + first_slot)[own[a:b, :wide]]
-        )
-        first_slot += (b - a) * wide
-        first_token += sum(sorted_lengths[a:b])
-    if plain and first_slot == first_token:
-        return tuple(blocks), None
-    return tuple(blocks), torch.cat(slots)

@@ -55,21 +55,49 @@ def rows_attention(
     if steersman_calls is not None:
         steersman_calls.append(module)
     attend = _capped_attention(softcap) if softcap else scaled_dot_product_attention
-    streams = [x[0].transpose(0, 1) for x in (query, key, value)]
+    streams = [_to_blocks(x[0].transpose(0, 1), steersman_rows) for x in (query, key, value)]
     shared = query.shape[1] != key.shape[1]
     out = []
-    for block in steersman_rows.blocks:
-        size = block.rows * block.width
-        q, k, v = (
-            (x[block.first : block.first + size] if block.index is None else x.index_select(0, block.index))
-            .reshape(block.rows, block.width, x.shape[1], x.shape[2])
-            .transpose(1, 2)
-            for x in streams
-        )
+    for (rows, width), *parts in zip(steersman_rows.blocks, *streams, strict=True):
+        q, k, v = (x.reshape(rows, width, x.shape[1], x.shape[2]).transpose(1, 2) for x in parts)
         mixed = attend(q, k, v, is_causal=True, scale=scaling, enable_gqa=shared)
-        out.append(mixed.transpose(1, 2).reshape(size, query.shape[1], value.shape[3]))
-    mixed = out[0] if len(out) == 1 else torch.cat(out)
-    return (mixed if steersman_rows.slot is None else mixed.index_select(0, steersman_rows.slot))[None], None
+        out.append(mixed.transpose(1, 2).flatten(0, 1))
+    joined = out[0] if len(out) == 1 else torch.cat(out)
+    return (joined if steersman_rows.slot is None else _Place.apply(joined, steersman_rows.slot))[None], None
+
+
+def _to_blocks(stream: Tensor, rows: Flat) -> tuple[Tensor, ...]:
+    """The stream ``[T, H, d]`` as the slots of each block."""
+    if rows.index is not None:
+        stream = stream.index_select(0, rows.index) if rows.shared else _Spread.apply(stream, rows.index, rows.slot)
+    return stream.split([n * width for n, width in rows.blocks])
+
+
+class _Spread(torch.autograd.Function):
+    """``x[index]`` where `slot` is where each row of x went; what padding sends back is zero and is not looked at."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, slot: Tensor) -> Tensor:
+        ctx.save_for_backward(slot)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Place(torch.autograd.Function):
+    """``x[slot]`` for a `slot` without repeats, whose backward copies and does not add."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slot: Tensor) -> Tensor:
+        ctx.save_for_backward(slot)
+        ctx.slots = len(x)
+        return x.index_select(0, slot)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.new_zeros(ctx.slots, *grad.shape[1:]).index_copy_(0, ctx.saved_tensors[0], grad), None
 
 
 def _capped_attention(softcap: float) -> Callable[..., Tensor]:

@@ -30,7 +30,8 @@ def view(
     if not root.is_dir():
         raise UserError("does not exist", where=str(root), cure="Run a study first: steersman study run rdpo --quick")
     with make_server(root, port) as server:
-        print(f"{len(reports(root))} reports on http://{HOST}:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
+        count = len(reports(root))
+        print(f"{count} report{'' if count == 1 else 's'} on http://{HOST}:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -182,7 +182,7 @@ def test_a_folder_without_weights_or_with_half_of_them_is_refused(base: Path, tm
     weights = load_file(half / "model.safetensors")
     weights.pop("model.layers.1.mlp.up_proj.weight")
     save_file(weights, half / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="no value to 1 parameters of the model, first model.layers.1.mlp.up_proj"):
+    with pytest.raises(UserError, match="no value to 1 parameters"):
         build_reward_model(half, 0)
     broken = copy_of(base, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-100])

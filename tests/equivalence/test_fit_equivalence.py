@@ -1,4 +1,4 @@
-"""What must not change a training run: micro-batches, padding, chunks, recompute, row order, interruption, global seeds.
+"""What must not change a training run: micro-batches, padding, chunks, recompute, row order, resume, global seeds.
 
 Each learner is trained on the same fixed data; parameters after three steps are compared by their largest and their
 mean difference, and a run that was resumed is compared bit by bit, metrics and moments included.

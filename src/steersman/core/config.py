@@ -170,7 +170,9 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tu
     keys: list[str] = []
     inside = current = [model]  # what the table of the last key, and what the value reached so far, may be
     for part in loc:
-        tag = isinstance(values, Mapping) and str(part) == str(values.get("kind"))
+        named = isinstance(values, Mapping) and "kind" in values
+        kinds = [values["kind"]] if named else [_kind(m) for m in current]  # unnamed: the recipe's default kind
+        tag = isinstance(values, Mapping) and str(part) in map(str, kinds)
         if tag and (len(current) > 1 or part not in values):
             current = [m for m in current if _kind(m) == part]
             continue

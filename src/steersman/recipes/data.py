@@ -65,4 +65,5 @@ def _remarks(path: Path, records: Records[Any], encoded: Encoded[Any, Any]) -> l
         "responses with an end-of-sequence token inside": report.inner_end,
     }
     lines = [f"{path.name}: {report.rows_out} rows, {report.tokens} tokens, longest {report.longest}"]
+    counts |= {f"rows with a column {name!r}, which is not used": n for name, n in (records.ignored or {}).items()}
     return lines + [f"{path.name}: {n} {what}" for what, n in counts.items() if n]

@@ -6,15 +6,19 @@ factor of two either way. Leaves out: doing it (`recipes.jobs`).
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from steersman.core.config import to_toml
-from steersman.language.load import context_length, load_tokenizer
-from steersman.recipes.data import read_data
+from steersman.language.load import check_folder, check_tokenizer_fits, context_length, load_tokenizer
+from steersman.recipes.checks import check_data, check_model
+from steersman.recipes.data import Data, read_data
 from steersman.recipes.jobs import output_folder, pick_device
-from steersman.recipes.training import PreferenceRecipe, Recipe, Runtime
+from steersman.recipes.training import PreferenceRecipe, Recipe, RewardRecipe, Runtime
+from steersman.reward.model import check_reward_folder
+from steersman.train.lora import check_targets
 
 _SHARE_OF_PEAK = 0.5
 
@@ -25,19 +29,32 @@ def estimate(recipe: Recipe, runtime: Runtime) -> str:
     Raises:
         UserError: whatever would stop the job before training.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    found = measures(recipe, runtime)
+    seconds, memory = _duration(found["seconds"]), found["memory_bytes"] / 2**30
+    passes, tokens = found["passes"], found["tokens"]
+    lines = [
+        *found["notes"],
+        f"steps        {found['steps']} of {recipe.budget.batch} rows ({passes:.2g} passes, {tokens:,.0f} tokens)",
+        f"parameters   {found['parameters']:,}, {found['trained']:,} of them trained",
+        f"time         about {seconds}, within a factor of 2 ({found['device']}, {found['gflops']:.0f} GFLOP/s)",
+        f"memory       about {memory:.2f} GiB",
+        f"would write  {found['folder']}",
+        "",
+        to_toml(recipe),
+    ]
+    return "\n".join(lines).rstrip()
 
-    from steersman.language.load import check_folder
 
-    check_folder(recipe.model.path)
+def measures(recipe: Recipe, runtime: Runtime) -> dict[str, Any]:
+    """The same as JSON values: steps, tokens, parameters, seconds, bytes of memory, output folder, notes on the data.
+
+    Raises:
+        UserError: as `estimate`.
+    """
+    config, data = _checked(recipe)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    device = pick_device(runtime)
-    tokenizer = load_tokenizer(recipe.model.path)
-    config = AutoConfig.from_pretrained(recipe.model.path, local_files_only=True)
-    data = read_data(recipe, tokenizer, context_length(config))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    device, model = pick_device(runtime), _shape(config)
     report = data.train.report
     steps = recipe.budget.total(report.rows_out)
     passes = steps * recipe.budget.batch / report.rows_out
@@ -47,17 +64,44 @@ def estimate(recipe: Recipe, runtime: Runtime) -> str:
     rate = _matmul_rate(device, getattr(config, "hidden_size", 512))
     work = 6 * parameters * tokens + (2 * parameters * report.tokens if isinstance(recipe, PreferenceRecipe) else 0)
     memory = _memory(config, parameters, trained, min(runtime.micro_tokens, report.tokens), recipe)
-    lines = [
-        *data.notes,
-        f"steps        {steps} of {recipe.budget.batch} rows ({passes:.2g} passes, {tokens:,.0f} tokens)",
-        f"parameters   {parameters:,}, {trained:,} of them trained",
-        f"time         about {_duration(work / rate)}, within a factor of 2 ({device.type}, {rate / 1e9:.0f} GFLOP/s)",
-        f"memory       about {memory / 2**30:.2f} GiB",
-        f"would write  {output_folder(recipe, runtime)}",
-        "",
-        to_toml(recipe),
-    ]
-    return "\n".join(lines).rstrip()
+    return {
+        "steps": steps,
+        "passes": passes,
+        "tokens": round(tokens),
+        "parameters": parameters,
+        "trained": trained,
+        "seconds": work / rate,
+        "memory_bytes": round(memory),
+        "device": device.type,
+        "gflops": rate / 1e9,
+        "folder": str(output_folder(recipe, runtime)),
+        "notes": list(data.notes),
+    }
+
+
+def _checked(recipe: Recipe) -> tuple[Any, Data]:
+    """Model configuration and data of a recipe that nothing would stop before its first step."""
+    from transformers import AutoConfig
+
+    path = recipe.model.path
+    (check_reward_folder if isinstance(recipe, RewardRecipe) else check_folder)(Path(path))
+    tokenizer = load_tokenizer(path)
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    check_tokenizer_fits(tokenizer, config, where=path)
+    check_model(recipe, tokenizer)
+    if recipe.model.lora is not None:
+        check_targets(_shape(config), recipe.model.lora.targets)
+    data = read_data(recipe, tokenizer, context_length(config))
+    check_data(recipe, data)
+    return config, data
+
+
+def _shape(config: Any) -> Any:
+    """A model without numbers in it."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _lora_parameters(model: Any, recipe: Recipe) -> int:

@@ -3,6 +3,7 @@
 Leaves out: the command line (`cli`), what a recipe may say (`recipes.training`).
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,12 @@ from steersman.core.errors import UserError
 from steersman.core.types import Pairs
 from steersman.language.load import context_length, load_model, load_tokenizer, save_model
 from steersman.language.precision import set_precision
+from steersman.recipes.checks import check_data, check_model
 from steersman.recipes.data import read_data
 from steersman.recipes.learners import Bench, Say
 from steersman.recipes.training import Recipe, RewardRecipe, Runtime
 from steersman.reward.model import build_reward_model, quality_report, save_reward_model, score_rows
+from steersman.store.checkpoint import list_checkpoints
 from steersman.store.files import content_hash, digest, write_json
 from steersman.store.provenance import made_by
 from steersman.store.run import RunDir, writable
@@ -83,11 +86,13 @@ def carry_out(
     device = pick_device(runtime)
     say(f"loading {recipe.model.path}")
     tokenizer = load_tokenizer(recipe.model.path)
+    check_model(recipe, tokenizer)
     model = _load(recipe, device)
     data = read_data(recipe, tokenizer, context_length(model.config))
     for note in data.notes:
         say(note)
-    run.start({**known, "made_by": made_by()})
+    check_data(recipe, data)
+    _begin(run, {**known, "made_by": made_by()})
     _note_paths(run, recipe)
     bench = Bench(recipe, runtime, run, model, tokenizer, data, device, say)
     learner = bench.learner()
@@ -100,6 +105,22 @@ def carry_out(
 
 
 _CHECKPOINTS = 5  # of a run that does not say how often
+_BEFORE_TRAINING = ("run.json", "recipe.json", "flip_rate.json", "metrics.jsonl", "clock.jsonl", "reference", "best")
+
+
+def _begin(run: RunDir, definition: dict[str, Any]) -> None:
+    """Start or continue a run; one that failed before its first checkpoint gives its folder to a corrected recipe."""
+    try:
+        run.start(definition)
+    except UserError:
+        if list_checkpoints(run.checkpoints) or not (run.path / "recipe.json").is_file():
+            raise
+        for path in [run.path / name for name in _BEFORE_TRAINING]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        run.start(definition)
 
 
 def _note_paths(run: RunDir, recipe: Recipe) -> None:
@@ -136,7 +157,8 @@ def _load(recipe: Recipe, device: torch.device) -> Any:
     if spec.lora is not None:
         model = add_lora(model, spec.lora.rank, spec.lora.alpha, spec.lora.targets, seed)
     if spec.activation_checkpointing:
-        model.gradient_checkpointing_enable()
+        # The method's new name; the old one warns.
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
     set_precision(model, spec.precision)
     return model
 

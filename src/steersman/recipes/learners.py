@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersman.core.errors import UserError
+from steersman.core.errors import CorruptFile
 from steersman.core.types import Pairs, Rollouts
-from steersman.language.load import check_same_vocabulary, load_model, load_tokenizer
+from steersman.language.load import context_length, load_model
 from steersman.language.precision import set_precision
 from steersman.objective.components import KTO
+from steersman.recipes.checks import flip_rates
 from steersman.recipes.data import Data
 from steersman.recipes.flips import settle_flip_rate
 from steersman.recipes.training import PreferenceRecipe, Recipe, RewardRecipe, Runtime, SftRecipe
@@ -64,32 +65,26 @@ class Bench:
             return SftLearner(self.model, train, optimiser, micro, reduce=recipe.loss.reduce, held_out=held_out)
         if isinstance(recipe, RewardRecipe):
             margin = data.train.column("margin", 0.0).to(self.device)
+            rates = self._flip_rates()
             optimiser = self._optimiser(recipe.optim, recipe.budget)
-            return RewardLearner(self.model, train, self._reward_loss(recipe), optimiser, micro, held_out, margin)
+            return RewardLearner(self.model, train, recipe.loss, optimiser, micro, held_out, margin, rates)
         if isinstance(recipe.loss, KTO):
             return self._unpaired(recipe, recipe.loss, train, held_out)
         return self._preference(recipe, train, held_out)
 
-    def _reward_loss(self, recipe: RewardRecipe) -> Any:
-        if recipe.loss.flip_rate == "auto":
-            raise UserError(
-                '"auto" estimates from a preference policy\'s margins',
-                where="loss.flip_rate",
-                allowed="a number in [0, 0.5)",
-                cure="Estimate it with: steersman train preference --loss rdpo --flip-rate auto",
-            )
-        return recipe.loss
+    def _flip_rates(self) -> Tensor | None:
+        """The flip rates that the training pairs carry, if they do."""
+        rates = flip_rates(self.data.train, self.recipe.data.train)
+        if rates is None:
+            return None
+        self.say(f"flip rates: one for each pair, mean {float(rates.mean()):.3f}")
+        return rates.to(self.device)
 
     def _preference(self, recipe: PreferenceRecipe, train: Pairs, held_out: Pairs | None) -> PreferenceLearner:
         reference = self._reference({"first": train.first, "second": train.second}, "train", recipe.logp)
         sides = {"first": held_out.first, "second": held_out.second} if held_out else {}
         held_reference = self._reference(sides, "held_out", recipe.logp) if held_out else None
-        rates = self.data.train.column("flip_rate")
-        flip_rate = rates.to(self.device) if bool(torch.isfinite(rates).all()) else None
-        if flip_rate is None and bool(torch.isfinite(rates).any()):
-            row = self.data.train.rows[int(torch.isnan(rates).nonzero()[0, 0])]
-            where = f"{recipe.data.train}, line {row.line}"
-            raise UserError("flip_rate is missing while other rows have one", where=where)
+        flip_rate = self._flip_rates()
         known: Any = {"logp": recipe.logp, "held_out": held_out, "flip_rate": flip_rate}
         known["held_out_reference"] = (held_reference["first"], held_reference["second"]) if held_reference else None
 
@@ -99,13 +94,15 @@ class Bench:
             return PreferenceLearner(self.model, train, both, loss, optimiser, self.runtime.micro_tokens, **known)
 
         loss: Any = recipe.loss
-        if getattr(loss, "flip_rate", None) == "auto" and flip_rate is None:
+        if getattr(loss, "flip_rate", None) == "auto" and flip_rate is not None:
+            loss = loss.with_flip_rate(float(flip_rate.mean()))  # for held-out pairs, which carry none
+        elif getattr(loss, "flip_rate", None) == "auto":
             loss, self.flips = settle_flip_rate(self.model, loss, build, recipe.budget, self.run, self.say)
         return build(loss)
 
     def _unpaired(self, recipe: PreferenceRecipe, loss: KTO, train: Any, held_out: Any) -> UnpairedLearner:
         liked = self.data.train.column("desirable").bool().to(self.device)
-        other = mismatched(self.data.train.data).to(self.device)
+        other = mismatched(self.data.train.data, context_length(self.model.config)).to(self.device)
         reference = self._reference({"rows": train, "other": other}, "train", "sum")
         watched = None
         if held_out is not None and self.data.held_out is not None:
@@ -120,13 +117,15 @@ class Bench:
         """Reference log-probs of `sides`, computed once and kept with the run."""
         root = self.run.path / "reference" / name
         if (known := latest_checkpoint(root)) is not None:
-            return {k: x.to(self.device) for k, x in load_checkpoint(known)[1].items()}
+            try:
+                return {k: x.to(self.device) for k, x in load_checkpoint(known)[1].items()}
+            except CorruptFile as error:
+                self.say(f"{error.where}: {error.what}; computed again")
         self.say(f"reference log-probs of {sum(len(s) for s in sides.values())} responses")
         spec = self.recipe.model
         reference = self.model
         if spec.reference is not None:
             reference = load_model(spec.reference, device=self.device)
-            check_same_vocabulary(self.tokenizer, load_tokenizer(spec.reference))
             set_precision(reference, spec.precision)
         found = {k: summed_logp(reference, s, self.runtime.micro_tokens, logp) for k, s in sides.items()}
         save_checkpoint(root, 0, found)

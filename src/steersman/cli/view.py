@@ -31,7 +31,8 @@ def view(
         raise UserError("does not exist", where=str(root), cure="Run a study first: steersman study run rdpo --quick")
     with make_server(root, port) as server:
         count = len(reports(root))
-        print(f"{count} report{'' if count == 1 else 's'} on http://{HOST}:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
+        what, where = f"{count} report{'' if count == 1 else 's'}", f"http://{HOST}:{server.server_address[1]}/"
+        print(f"{what} on {where}   (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -44,10 +44,14 @@ def check(
     overrides: Overrides = None,
     allow_import: Allowed = None,
 ) -> None:
-    """Say whether a recipe is valid, and print it resolved."""
+    """Say whether a recipe is valid, and print it resolved; a table ``[runtime]`` is checked and left out."""
+    from steersman.cli.train import runtime_source
     from steersman.core.config import read, to_toml, validate
+    from steersman.recipes.training import Runtime
 
     source = read(file, overrides or [])
+    if "runtime" in source.values:
+        validate(Runtime, runtime_source(source))
     typer.echo(to_toml(validate(recipe_class(source.values, source.name), source, allow_import or [])), nl=False)
 
 
@@ -63,8 +67,8 @@ def recipe_class(values: dict[str, object], where: str) -> type:
     from steersman.recipes.training import RECIPES
 
     verb = values.get("verb")
-    if verb in RECIPES:
-        return RECIPES[str(verb)]
+    if isinstance(verb, str) and verb in RECIPES:
+        return RECIPES[verb]
     near = get_close_matches(str(verb), RECIPES, n=1)
     what = "verb is missing" if verb is None else f"{verb!r} is not known"
     cure = f"Did you mean {near[0]!r}?" if near else 'Example: verb = "preference"'

@@ -35,7 +35,7 @@ class TrainingProgress:
             disable=not self.console.is_terminal,
         )
         self.task: TaskID | None = None
-        self.began = time.perf_counter()
+        self.first: tuple[int, float] | None = None
         self.tenth = -1
 
     def __enter__(self) -> Self:
@@ -67,8 +67,15 @@ class TrainingProgress:
         self.bar.update(self.task, completed=step, note=note)
         if not self.console.is_terminal and (step * 10 // total) > self.tenth:
             self.tenth = step * 10 // total
-            left = (time.perf_counter() - self.began) / step * (total - step)
-            self.say(f"step {step}/{total}  {note}  {left:.0f} s left")
+            self.say(f"step {step}/{total}  {note}{self._left(step, total)}")
+
+    def _left(self, step: int, total: int) -> str:
+        """Remaining time by the pace since the first logged step, which in a resumed run is not the first of all."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = step, now
+            return ""
+        return f"  {(now - self.first[1]) / (step - self.first[0]) * (total - step):.0f} s left"
 
     def summary(self, outcome: Any) -> None:
         """The result as a table and the path of what was written."""

@@ -129,17 +129,32 @@ class _Options:
             self.runtime.setdefault("out", folder)
         runtime_sets = [o.removeprefix("runtime.") for o in self.overrides if o.startswith("runtime.")]
         chosen = [f"{k}={_toml(v)}" for k, v in (self.shortcuts | dict(extra)).items()]
-        sets = chosen + [o for o in self.overrides if not o.startswith("runtime.")]
-        source = read(self.config, sets, base)
+        given = chosen + [o for o in self.overrides if not o.startswith("runtime.")]
+        source = read(self.config, given, base)
         for key in (*self.shortcuts, *extra):
             source.places[key] = "option"
-        own = source.values.pop("runtime", {})
-        runtime_values = (
-            own | dict(parse_override(o) for o in runtime_sets) | {k: str(v) for k, v in self.runtime.items()}
-        )
-        runtime = validate(Runtime, type(source)(runtime_values, source.places, "runtime"))
+        own = runtime_source(source)
+        sets = dict(parse_override(o) for o in runtime_sets) | {k: str(v) for k, v in self.runtime.items()}
+        own.values.update(sets)
+        own.places.update(dict.fromkeys(sets, "the command line"))
+        runtime = validate(Runtime, own)
         _require(source.values)
         return validate(RECIPES[verb], source, self.allow_import), runtime, checkpoint
+
+
+def runtime_source(source: Any) -> Any:
+    """Take the table ``[runtime]`` out of a recipe's source; it is how, not what.
+
+    Raises:
+        UserError: it is no table.
+    """
+    from steersman.core.errors import UserError
+
+    own = source.values.pop("runtime", {})
+    if not isinstance(own, dict):
+        raise UserError(f"is {own!r}, not a table", where=f"runtime ({source.place('runtime')})")
+    places = {k.removeprefix("runtime."): v for k, v in source.places.items() if k.startswith("runtime.")}
+    return type(source)(dict(own), places, "runtime")
 
 
 def _toml(value: Any) -> str:
@@ -179,9 +194,9 @@ def _train(verb: str, options: _Options, extra: Mapping[str, Any], dry_run: bool
 
     recipe, runtime, checkpoint = options.resolve(verb, extra)
     if dry_run:
-        from steersman.recipes.estimate import estimate
+        from steersman.recipes.estimate import estimate, measures
 
-        typer.echo(estimate(recipe, runtime))
+        typer.echo(json.dumps(measures(recipe, runtime), indent=2) if as_json else estimate(recipe, runtime))
         return
     with TrainingProgress(recipe, runtime, output_folder(recipe, runtime), quiet=as_json) as progress:
         outcome = carry_out(recipe, runtime, say=progress.say, watch=progress.watch, resume=checkpoint)

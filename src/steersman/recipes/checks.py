@@ -3,6 +3,7 @@
 Leaves out: formats of files (`language.records`), folders of models (`language.load`), training (`recipes.jobs`).
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,18 @@ from steersman.language.load import check_folder, check_same_vocabulary, load_to
 from steersman.objective.components import KTO
 from steersman.recipes.data import Data
 from steersman.recipes.training import PreferenceRecipe, Recipe, RewardRecipe
+from steersman.reward.model import check_reward_folder
 
 _FEWEST_FOR_AUTO = 10  # a fifth of them must give two margins
+
+
+def check_trained_folder(recipe: Recipe) -> None:
+    """Refuse a folder that does not hold a complete model of the kind that is to be trained."""
+    path = Path(recipe.model.path)
+    if isinstance(recipe, RewardRecipe):
+        check_reward_folder(path)
+    else:
+        check_folder(path)
 
 
 def check_model(recipe: Recipe, tokenizer: Any) -> None:

@@ -6,18 +6,16 @@ factor of two either way. Leaves out: doing it (`recipes.jobs`).
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from steersman.core.config import to_toml
-from steersman.language.load import check_folder, check_tokenizer_fits, context_length, load_tokenizer
-from steersman.recipes.checks import check_data, check_model
+from steersman.language.load import check_tokenizer_fits, context_length, load_tokenizer
+from steersman.recipes.checks import check_data, check_model, check_trained_folder
 from steersman.recipes.data import Data, read_data
 from steersman.recipes.jobs import output_folder, pick_device
-from steersman.recipes.training import PreferenceRecipe, Recipe, RewardRecipe, Runtime
-from steersman.reward.model import check_reward_folder
+from steersman.recipes.training import PreferenceRecipe, Recipe, Runtime
 from steersman.train.lora import check_targets
 
 _SHARE_OF_PEAK = 0.5
@@ -84,7 +82,7 @@ def _checked(recipe: Recipe) -> tuple[Any, Data]:
     from transformers import AutoConfig
 
     path = recipe.model.path
-    (check_reward_folder if isinstance(recipe, RewardRecipe) else check_folder)(Path(path))
+    check_trained_folder(recipe)
     tokenizer = load_tokenizer(path)
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     check_tokenizer_fits(tokenizer, config, where=path)

@@ -16,7 +16,7 @@ from steersman.core.errors import UserError
 from steersman.core.types import Pairs
 from steersman.language.load import context_length, load_model, load_tokenizer, save_model
 from steersman.language.precision import set_precision
-from steersman.recipes.checks import check_data, check_model
+from steersman.recipes.checks import check_data, check_model, check_trained_folder
 from steersman.recipes.data import read_data
 from steersman.recipes.learners import Bench, Say
 from steersman.recipes.training import Recipe, RewardRecipe, Runtime
@@ -84,6 +84,7 @@ def carry_out(
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     device = pick_device(runtime)
+    check_trained_folder(recipe)
     say(f"loading {recipe.model.path}")
     tokenizer = load_tokenizer(recipe.model.path)
     check_model(recipe, tokenizer)

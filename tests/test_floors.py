@@ -7,10 +7,26 @@ import pytest
 
 import steersman
 
-FLOORS = (
-    "core store stats page objective policy language reward task train offline control decide assure recipes study "
-    "studies cli"
-).split()
+FLOORS = [
+    "core",
+    "store",
+    "stats",
+    "page",
+    "objective",
+    "policy",
+    "language",
+    "reward",
+    "task",
+    "train",
+    "offline",
+    "control",
+    "decide",
+    "assure",
+    "recipes",
+    "study",
+    "studies",
+    "cli",
+]
 ROOT = Path(steersman.__file__).parent
 
 

@@ -122,8 +122,9 @@ def test_quality_report_by_hand() -> None:
     found = report(d, label, [4, -2, 1, -6, 9, 0])
     assert (found["pairs"], found["ties"], found["invalid"]) == (5, 1, 0)
     assert found["accuracy"]["value"] == pytest.approx(2 / 5)  # right: the first and the fourth; 0 is no answer
-    p = [1 / (1 + math.exp(-x)) for x in (2.0, -1.0, 0.5, -3.0, 0.0)]
-    by_hand = abs(p[0] - 1) + abs(p[1] - 1) + abs(p[2] - 0) + abs(p[3] - 0) + abs(p[4] - 1)  # five different bins
+    p = [1 / (1 + math.exp(-x)) for x in (2.0, -1.0, 0.5, -3.0)]
+    # four bins and their four mirror images; the pair at 0 and its mirror share a bin, half of it won: no error
+    by_hand = abs(p[0] - 1) + abs(p[1] - 1) + abs(p[2] - 0) + abs(p[3] - 0)
     assert found["calibration_error"] == pytest.approx(by_hand / 5, abs=1e-6)
     rank = {-6: 1, -2: 2, 0: 3, 1: 4, 4: 5}
     ranks = np.corrcoef([5, 2, 4, 1, 3], [rank[x] for x in (4, -2, 1, -6, 0)])[0, 1]
@@ -137,7 +138,14 @@ def test_quality_report_by_hand() -> None:
 def test_calibration_joins_what_falls_into_one_bin() -> None:
     logit = math.log(0.95 / 0.05)
     found = report([logit, logit, -logit, 0.0], [1.0, 0.0, 0.0, 1.0], [1, 2, 3, 4])
-    assert found["calibration_error"] == pytest.approx((2 * abs(0.95 - 0.5) + abs(0.05 - 0.0) + abs(0.5 - 1.0)) / 4)
+    # in both orders: two of three won at .95, one of three at .05, one of two at .5
+    assert found["calibration_error"] == pytest.approx(2 * (3 / 8) * (0.95 - 2 / 3))
+
+
+def test_a_confident_model_that_is_right_as_often_as_it_says_is_calibrated() -> None:
+    logit = math.log(0.9 / 0.1)
+    found = report([logit] * 9 + [-logit], [1.0] * 10, list(range(10)))
+    assert found["calibration_error"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_terciles_of_the_length_difference() -> None:

@@ -5,7 +5,6 @@ Leaves out: how studies are run (`study.run`) and how tables look (`cli.table`).
 
 import difflib
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +48,9 @@ def resolve(name: str, allow: list[str]) -> str:
             package = module.partition(".")[0]
             cure = f"If you trust that code, repeat the command with --allow-import {package}"
             raise UserError(f"importing {module!r} was not allowed", where=name, cure=cure)
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
+        from steersman.core.config import see_working_folder
+
+        see_working_folder()
         return name
     near = difflib.get_close_matches(name, STUDIES, n=1)
     cure = f"Did you mean {near[0]}?" if near else "List them with: steersman study list"

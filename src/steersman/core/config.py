@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import re
+import sys
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -250,10 +251,18 @@ def import_object(name: str, allowed: Sequence[str], where: str = "") -> Any:
             where=where,
             cure=f"Add --allow-import {package}",
         )
+    see_working_folder()
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"cannot import {name!r} ({error})", where=where) from None
+
+
+def see_working_folder() -> None:
+    """Let imports find modules in the working folder, which an installed command does not search; last, so that no
+    file there can stand in for a library."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def dump(model: BaseModel) -> dict[str, Any]:

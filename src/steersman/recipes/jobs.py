@@ -97,7 +97,7 @@ def carry_out(
     _note_paths(run, recipe)
     bench = Bench(recipe, runtime, run, model, tokenizer, data, device, say)
     learner = bench.learner()
-    every = runtime.checkpoint_every or max(-(-recipe.budget.total(learner.rows) // _CHECKPOINTS), 1)
+    every = runtime.checkpoint_every or max(-(-recipe.budget.total(learner.rows) // _CHECKPOINTS), _STEPS_BETWEEN)
     habits = Habits(runtime.log_every, runtime.evaluate_every, every, runtime.keep)
     fitted = fit(learner, recipe.budget, run, habits, watch=watch, resume=resume)
     result = _export(bench, fitted)
@@ -105,7 +105,7 @@ def carry_out(
     return Outcome(run.path, fitted, result, data.notes)
 
 
-_CHECKPOINTS = 5  # of a run that does not say how often
+_CHECKPOINTS, _STEPS_BETWEEN = 5, 10  # of a run that does not say how often: five, but not every few steps
 _BEFORE_TRAINING = ("run.json", "recipe.json", "flip_rate.json", "metrics.jsonl", "clock.jsonl", "reference", "best")
 
 

@@ -129,6 +129,6 @@ class Runtime(Component):
     )
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; absent = at the end")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; absent = five a run")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; absent = a fifth, 10+")
     keep: int = Field(2, ge=1, description="checkpoints kept")
     track: Literal["none", "tensorboard", "wandb", "trackio"] = Field("none", description="where metrics go as well")

@@ -31,6 +31,9 @@ from steersman.language.score import response_hidden
 from steersman.stats import Interval, wilson
 from steersman.store.files import read_json, write_json
 
+FORMAT = 1
+"""Version of ``reward.json``; a newer one is refused."""
+
 
 def build_reward_model(folder: Path, seed: int) -> nn.Module:
     """A reward model on the trunk of a causal-LM folder, its head drawn from N(0, 1/(hidden+1)).
@@ -183,7 +186,7 @@ def quality_report(
         "ties": int((label == 0.5).sum()),
         "invalid": int((~finite).sum()),
         "accuracy": _interval(right),
-        "calibration_error": _calibration(1 / (1 + np.exp(-np.clip(d, -500, 500))), won),
+        "calibration_error": _calibration(d, won),
         "accuracy_by_length_difference": _by_length(right, np.abs(longer)),
         "spearman_reward_length": float("nan") if constant else float(spearmanr(d, longer).statistic),
         "accuracy_longer_wins": _interval(((longer > 0) == won)[longer != 0]),
@@ -199,8 +202,14 @@ def _interval(right: "np.ndarray[Any, Any]") -> dict[str, float] | None:
     return {"value": found.value, "low": found.low, "high": found.high, "n": len(right)}
 
 
-def _calibration(probability: "np.ndarray[Any, Any]", won: "np.ndarray[Any, Any]") -> float:
-    """Expected calibration error: sum over bins of (share of pairs) * |mean probability - share won|."""
+def _calibration(d: "np.ndarray[Any, Any]", won: "np.ndarray[Any, Any]") -> float:
+    """Expected calibration error: sum over bins of (share of pairs) * |mean probability - share won|.
+
+    Each pair counts in both orders: data files put the preferred side first, and in one order alone every bin would
+    have been won throughout.
+    """
+    d, won = np.concatenate([d, -d]), np.concatenate([won, ~won])
+    probability = 1 / (1 + np.exp(-np.clip(d, -500, 500)))
     bins = np.minimum((probability * 10).astype(int), 9)
     if not len(bins):
         return float("nan")
@@ -227,7 +236,8 @@ def save_reward_model(model: Any, tokenizer: Any, folder: Path, report: dict[str
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()
     save_model(*_with_own_pad(model, tokenizer), folder)
-    write_json(folder / "reward.json", {"format": 1, "mean": report["mean"], "std": report["std"], "report": report})
+    known = {"format": FORMAT, "mean": report["mean"], "std": report["std"], "report": report}
+    write_json(folder / "reward.json", known)
 
 
 def _with_own_pad(model: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -247,4 +257,7 @@ def _with_own_pad(model: Any, tokenizer: Any) -> tuple[Any, Any]:
 def load_reward_model(folder: Path, micro_tokens: int = 4096) -> RewardModel:
     """Read what `save_reward_model` wrote; rewards are normalised with the stored mean and spread."""
     known = read_json(folder / "reward.json")
+    if known.get("format", 0) > FORMAT:
+        where = str(folder / "reward.json")
+        raise UserError(f"has format {known['format']}, this version reads up to {FORMAT}", where=where)
     return RewardModel(build_reward_model(folder, 0), micro_tokens, known["mean"], known["std"] or 1.0)

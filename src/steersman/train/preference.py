@@ -16,7 +16,7 @@ from steersman.core.errors import UserError
 from steersman.core.types import Pairs, Rollouts
 from steersman.language.pack import micro_batches
 from steersman.language.score import response_logp
-from steersman.objective.components import PairLoss
+from steersman.objective.components import RDPO, PairLoss
 from steersman.objective.loss.preference import forward_corrected_dpo, soften
 from steersman.stats import wilson
 from steersman.train.optimise import Optimiser
@@ -106,13 +106,22 @@ class PreferenceLearner:
             first, second = self._log_ratios(batch, self.reference[0][chosen], self.reference[1][chosen])
             loss = self._loss(first - second, batch.label, chosen)
             (loss * batch.first.weight).sum().div(total).backward()
-            add(sums, self._metrics(loss, first, second, batch), batch.first.weight / total)
+            told = self._metrics(loss, first, second, batch) | self._safeguards(first - second, batch.label, chosen)
+            add(sums, told, batch.first.weight / total)
         tokens = float(lengths.sum())
         return sums | self.optimiser.apply(step) | {"tokens": tokens}
 
     def _loss(self, h: Tensor, label: Tensor, rows: Tensor) -> Tensor:
         # Only losses with a flip rate take one a pair; others were refused at construction.
         return self.loss(h, label) if self.flip_rate is None else self.loss(h, label, self.flip_rate[rows])  # type: ignore[call-arg]
+
+    def _safeguards(self, h: Tensor, label: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Where one of rDPO's safeguards is set, which pairs it touched: it brings bias back, so it must be seen."""
+        loss = self.loss
+        if not isinstance(loss, RDPO) or (loss.max_margin is None and loss.clip_weight is None):
+            return {}
+        rate = None if self.flip_rate is None else self.flip_rate[rows]
+        return {"safeguarded": loss.active(h.detach(), label, rate).float()}
 
     def _log_ratios(self, batch: Pairs, reference_first: Tensor, reference_second: Tensor) -> tuple[Tensor, Tensor]:
         """log pi - log ref of both sides, one forward pass for the two."""

@@ -71,7 +71,7 @@ STUDY = Study(
         NotTestable(
             "Helpful and harmless dialogues, judged by GPT-4", "neither the data nor the judge is available here"
         ),
-        NotTestable("Models of the paper's size", "two cores; the models here have 0.2 M parameters"),
+        NotTestable("Models of the paper's size", "two cores; the models here have 0.17 M parameters"),
         NotTestable("The paper's tables", "its full text could not be read; claims are from the abstract and derived"),
     ),
     equal="pairs, labels and flips, data order, gradient steps, reference model, evaluation prompts and noise",

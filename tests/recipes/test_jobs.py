@@ -186,3 +186,31 @@ def test_kto_with_one_prompt_is_refused(shop: SimpleNamespace, tmp_path: Path) -
     data = write(tmp_path / "k.jsonl", [{"prompt": "p", "completion": str(i), "label": True} for i in range(3)])
     with pytest.raises(UserError, match="two different prompts"):
         carry_out(recipe(shop, train=data, loss={"kind": "kto"}), Runtime(out=str(tmp_path / "run")), say=quiet)
+
+
+def test_a_corrected_recipe_uses_nothing_that_was_kept_for_the_failed_one(
+    shop: SimpleNamespace, tmp_path: Path
+) -> None:
+    other = write(tmp_path / "p.jsonl", [r | {"rejected": f"a very bad film {i}"} for i, r in enumerate(shop.rows)])
+    with pytest.raises(UserError, match=r"budget\.best"):
+        carry_out(recipe(shop, budget={"best": "x"}), Runtime(out=str(tmp_path / "run")), say=quiet)
+    assert (tmp_path / "run" / "reference").is_dir()
+    for name in ("run", "fresh"):
+        carry_out(recipe(shop, train=other), Runtime(out=str(tmp_path / name)), say=quiet)
+    for name in ("metrics.jsonl", "result.json", "model/model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def test_the_seed_draws_the_head_of_a_reward_model_and_adapters(shop: SimpleNamespace) -> None:
+    from steersman.recipes.jobs import _load
+    from steersman.train.parameters import trainable_state
+
+    for verb, known in (("reward", {}), ("sft", {"model": {"lora": {"rank": 2}}})):
+        states = [
+            trainable_state(_load(recipe(shop, verb, budget={"seed": seed}, **known), torch.device("cpu")))
+            for seed in (0, 1, 1)
+        ]
+        drawn = [n for n in states[0] if "score" in n or "lora_A" in n]
+        assert drawn
+        assert not any(torch.equal(states[0][n], states[1][n]) for n in drawn)
+        assert all(torch.equal(states[1][n], states[2][n]) for n in drawn)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,21 +383,40 @@ def test_auto_flip_rate_shows_its_estimate(cli: Cli, shop: SimpleNamespace, tmp_
     assert json.loads((tmp_path / "out" / "result.json").read_text())["flip_rate"]["method"] == "likelihood"
 
 
+DIES = """
+import os, signal, sys
+from steersman.cli.main import run
+
+replace, left = os.replace, [{writes}]
+
+def deadly(source, target):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = deadly
+run(sys.argv[1:])
+"""
+
+
 def test_kill_in_the_middle_and_the_same_command_again(cli: Cli, shop: SimpleNamespace, tmp_path: Path) -> None:
+    """A process that is killed with SIGKILL while it writes its 40th file: in the middle of a checkpoint."""
     whole, out = tmp_path / "whole", tmp_path / "out"
-    more = ["--steps", 100, "--flip-rate", "0.2", "--eval", shop.pairs, "--set", "runtime.evaluate_every=7"]
+    more = ["--steps", 20, "--flip-rate", "0.2", "--eval", shop.pairs, "--set", "runtime.evaluate_every=7"]
     assert cli(*preference(shop, whole, *more)).code == 0
     words = [str(w) for w in preference(shop, out, *more)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "steersman.cli.main", *words], stderr=subprocess.DEVNULL, env=environment
+    killed = subprocess.run(
+        [sys.executable, "-c", DIES.replace("{writes}", "40"), *words],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=False,
     )
-    deadline = time.monotonic() + 60
-    while not list((out / "ckpt").glob("step-*/manifest.json")) and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert killed.returncode == -signal.SIGKILL
+    done = sorted(p.parent.name for p in (out / "ckpt").glob("step-*/manifest.json"))
+    assert done
+    assert done[-1] < "step-00000020"
     assert not (out / "result.json").exists()
     assert cli(*preference(shop, out, *more)).code == 0
     assert_same_run(out, whole)

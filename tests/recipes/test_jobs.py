@@ -188,9 +188,7 @@ def test_kto_with_one_prompt_is_refused(shop: SimpleNamespace, tmp_path: Path) -
         carry_out(recipe(shop, train=data, loss={"kind": "kto"}), Runtime(out=str(tmp_path / "run")), say=quiet)
 
 
-def test_a_corrected_recipe_uses_nothing_that_was_kept_for_the_failed_one(
-    shop: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_a_corrected_recipe_uses_nothing_kept_for_the_failed_one(shop: SimpleNamespace, tmp_path: Path) -> None:
     other = write(tmp_path / "p.jsonl", [r | {"rejected": f"a very bad film {i}"} for i, r in enumerate(shop.rows)])
     with pytest.raises(UserError, match=r"budget\.best"):
         carry_out(recipe(shop, budget={"best": "x"}), Runtime(out=str(tmp_path / "run")), say=quiet)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersman.core.errors import UserError
-from steersman.language.pack import flatten, length_blocks, micro_batches
+from steersman.language.pack import flatten, length_blocks, micro_batches, take
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 120))
@@ -98,3 +98,12 @@ def test_only_equal_prompts_are_shared():
     assert len(stream) == 16 - 2
     assert torch.equal(stream.where[0, :2], stream.where[1, :2])
     assert not torch.equal(stream.where[0, :2], stream.where[3, :2])
+
+
+def test_taking_rows_twice_adds_their_gradients():
+    x = torch.arange(6.0).view(3, 2).requires_grad_()
+    index = torch.tensor([2, 0, 2])
+    out = take(x, index)
+    assert torch.equal(out, x[index])
+    out.backward(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    assert x.grad.tolist() == [[3.0, 4.0], [0.0, 0.0], [6.0, 8.0]]

@@ -8,9 +8,10 @@ of the prompt's tokens. Leaves out: the forward passes (`trunk`, `score`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steersman.core.errors import UserError
@@ -79,7 +80,7 @@ class Flat:
         blocks: ``(rows, width)`` of each block.
         index: stream position of each slot ``[S]``, padding at any valid one; None = the stream is the blocks.
         slot: slot of each stream token ``[T]``; None with `index`.
-        shared: whether a stream token may be in more than one row.
+        shared: whether some stream token is in more than one row.
         longest: tokens of the longest row.
     """
 
@@ -114,25 +115,26 @@ def flatten(ids: Int[Tensor, "N L"], length: Int[Tensor, " N"], shared_prompt: I
     t = torch.arange(width, device=ids.device)
     owner = itself = torch.arange(n, device=ids.device)
     start = torch.zeros_like(length)
+    shared = False
     if shared_prompt is not None and n:
         owner = _owners(ids, shared_prompt, order)
         start = torch.where(owner == itself, 0, shared_prompt)
+        shared = bool((start > 0).any())
     count = length - start
     offset = torch.empty_like(length)
     offset[order] = count[order].cumsum(0) - count[order]
     where = (offset - start)[:, None] + t
-    if shared_prompt is not None:
+    if shared:
         where = torch.where(t < start[:, None], where[owner], where)
     where = torch.where(t < length[:, None], where, 0)
     own = ((t >= start[:, None]) & (t < length[:, None]))[order]
     spans = [(a, b, sorted_lengths[b - 1]) for a, b in length_blocks(sorted_lengths)]
     blocks = tuple((b - a, wide) for a, b, wide in spans)
     index = slot = None
-    if shared_prompt is not None or sum(rows * wide for rows, wide in blocks) != sum(sorted_lengths):
+    if shared or sum(rows * wide for rows, wide in blocks) != sum(sorted_lengths):
         index = torch.cat([where[order[a:b], :wide].flatten() for a, b, wide in spans])
         slot = torch.cat([own[a:b, :wide].flatten() for a, b, wide in spans]).nonzero()[:, 0]
     longest = sorted_lengths[-1] if n else 0
-    shared = shared_prompt is not None
     return Flat(ids[order][own], t.expand(n, width)[own], where, blocks, index, slot, shared, longest)
 
 
@@ -145,3 +147,24 @@ def _owners(ids: Tensor, prompt_length: Tensor, order: Tensor) -> Tensor:
     rank[order] = torch.arange(n, device=ids.device)
     first = torch.full((n,), n, device=ids.device).scatter_reduce(0, key, rank, "amin")
     return order[first[key]]
+
+
+def take(x: Float[Tensor, "T ..."], index: Int[Tensor, " S"]) -> Float[Tensor, "S ..."]:
+    """``x[index]``, repeats allowed, with a gradient that is summed in the same order every time."""
+    return _Take.apply(x, index)
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        total = grad.new_zeros(ctx.rows, *grad.shape[1:])
+        if grad.device.type == "cpu":
+            return total.index_add_(0, index, grad), None
+        return total.index_put_((index,), grad, accumulate=True), None  # sorts; index_add_ would race

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from steersman.language.pack import Flat
+from steersman.language.pack import Flat, take
 
 ATTENTION = "steersman_rows"
 _HARMLESS = {"position_ids", "cache_position"}
@@ -69,7 +69,7 @@ def rows_attention(
 def _to_blocks(stream: Tensor, rows: Flat) -> tuple[Tensor, ...]:
     """The stream ``[T, H, d]`` as the slots of each block."""
     if rows.index is not None:
-        stream = stream.index_select(0, rows.index) if rows.shared else _Spread.apply(stream, rows.index, rows.slot)
+        stream = take(stream, rows.index) if rows.shared else _Spread.apply(stream, rows.index, rows.slot)
     return stream.split([n * width for n, width in rows.blocks])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steersman.core.errors import UserError
 from steersman.core.types import Pairs, Rollouts
 from steersman.language.head import token_logp
+from steersman.language.pack import take
 from steersman.language.trunk import capability, last_hidden, logits_of, output_weight
 
 Scored = tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]
@@ -27,7 +28,7 @@ def response_logp(
     entropy: bool = True,
     chunk_bytes: int | None = None,
     mask: Bool[Tensor, "N L"] | None = None,
-    share_prompt: bool = False,
+    share_prompt: bool = True,
 ) -> Scored:
     """Log-probability and entropy of every action under `model`.
 
@@ -41,7 +42,7 @@ def response_logp(
         entropy: False spares the entropies; they are then 0.
         chunk_bytes: see `head.token_logp`.
         mask: the tokens to score instead of `rollouts.action`.
-        share_prompt: equal prompts are computed once; the same numbers up to rounding.
+        share_prompt: rows with equal prompts compute it once; False = each its own, the same numbers up to rounding.
 
     Returns:
         ``(logp, entropy)``; gradients flow through `logp`. Dropout is off whatever mode the model is in.
@@ -121,7 +122,7 @@ def response_hidden(
         found = f"position {columns[row].tolist()} of a row of {int(rollouts.length[row])} tokens"
         raise UserError(found, where=f"response_hidden, row {row}", allowed="0 <= position < length")
     hidden, where = last_hidden(model, rollouts.ids, rollouts.length)
-    return hidden.index_select(0, where.gather(1, columns).flatten()).view(*at.shape, -1)
+    return take(hidden, where.gather(1, columns).flatten()).view(*at.shape, -1)
 
 
 def _score(
@@ -159,7 +160,7 @@ def _tiled(
     form: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     hidden, where = last_hidden(model, ids, length, shared_prompt)
-    hidden = hidden.index_select(0, where[rows, columns - 1])
+    hidden = take(hidden, where[rows, columns - 1])
     weight, bias = output_weight(model, hidden.shape[1])
     how = capability(model)
     return token_logp(hidden, weight, ids[rows, columns], bias=bias, scale=how.scale, softcap=how.softcap, **form)

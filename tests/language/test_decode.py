@@ -13,7 +13,9 @@ from steersman.core.errors import UserError
 from steersman.core.noise import normal_, uniform
 from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
 from steersman.language.build import SmallModel, build_model
-from steersman.language.decode import draw, generate
+from steersman.language.decode import generate
+from steersman.language.sampler import draw
+from tests.language.models import tiny
 
 LOGP_TOLERANCE = 1e-5
 """Nats between the sampler's log-prob (cached, one token at a time) and a plain forward of the whole row, float32."""
@@ -53,9 +55,11 @@ def others():
     )
     sliding.num_key_value_heads, sliding.intermediate_size = 1, 32
     yield "sliding window", MistralForCausalLM(sliding)
+    for name in ("qwen2", "qwen3"):
+        yield name, tiny(name, vocab_size=VOCAB, tie_word_embeddings=False)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "sliding window"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "sliding window", "qwen2", "qwen3"])
 def test_greedy_equals_transformers(model, kind: str) -> None:
     with torch.random.fork_rng():
         chosen = model if kind == "llama" else sharp(dict(others())[kind])

@@ -3,10 +3,11 @@
 Each token is the inverse CDF of the model's distribution at a uniform number that depends on (seed, step, sample id,
 position) only. Batch size, order and who shares a batch therefore change nothing but floating-point ties. Equally long
 prompts share a batch, so nothing is padded and no attention mask is needed; a prompt is run once and its cache copied
-for its samples; finished rows leave the batch. Leaves out: log-probs under other models (`head`), text (`encode`).
+for its samples; finished rows leave the batch. Leaves out: choosing a token from logits (`sampler`), log-probs under
+other models (`head`), text (`encode`, `text`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,44 +16,27 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from steersman.core.errors import UserError
+from steersman.core.errors import RunStopped, UserError
 from steersman.core.noise import uniform
 from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
 from steersman.language.load import context_length
+from steersman.language.sampler import Sampling, choose, sampling
+from steersman.language.text import StopStrings, check_stop_strings
 
 COMPACT_BELOW = 0.9
 """Finished rows leave the batch once fewer than this share of its rows still run; leaving copies the cache once."""
 
 
-def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw one token a row by inverting the CDF of softmax(logits) at `u`.
-
-    token = min{v : sum_{w <= v} p_w > u sum_w p_w}; a token of probability 0 is never drawn.
-
-    Args:
-        logits: ``[N, V]`` float32, already divided by the temperature.
-        u: ``[N]`` uniform numbers in (0, 1).
-
-    Returns:
-        token ids ``[N]`` int64 and their log-probs ``[N]`` in nats.
-    """
-    top = logits.amax(-1, keepdim=True)
-    mass = torch.sub(logits, top).exp_()
-    log_norm = top + mass.sum(-1, keepdim=True).log_()
-    cdf = mass.cumsum_(-1)
-    total = cdf[:, -1:]
-    point = torch.minimum(u[:, None].to(cdf.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
-    token = torch.searchsorted(cdf, point, right=True)
-    return token[:, 0], (logits.gather(1, token) - log_norm)[:, 0]
-
-
 @dataclass(frozen=True, slots=True)
 class _Settings:
     max_new: int
-    temperature: float
+    sampling: Sampling
     stop: Tensor
+    stop_strings: tuple[str, ...]
+    tokenizer: Any
     seed: int
     step: int
+    watch: Callable[[int, int], None]
 
 
 @torch.inference_mode()
@@ -65,10 +49,16 @@ def generate(
     seed: int,
     samples_per_prompt: int = 1,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    stop_strings: str | Sequence[str] = (),
+    tokenizer: Any = None,
     sample_ids: Sequence[int] | Tensor | None = None,
     step: int = 0,
     batch_tokens: int = 32_768,
     pad_id: int | None = None,
+    watch: Callable[[int, int], None] = lambda rows, tokens: None,
 ) -> Rollouts:
     """Sample responses to prompts.
 
@@ -80,26 +70,35 @@ def generate(
         seed: the run's seed.
         samples_per_prompt: responses drawn for each prompt.
         temperature: divides the logits; 0 = greedy.
+        top_k, top_p, min_p: filters, None = off; see `sampler.Sampling`.
+        stop_strings: texts that end a response once its decoded text contains one. The token that completes it is kept
+            and is an action like any other; what that token spells after it is kept too.
+        tokenizer: decodes for `stop_strings`; not needed without them.
         sample_ids: one id a response, ``[P * samples_per_prompt]``, distinct; default 0, 1, 2 ... in output order.
         step: the run's step, a further coordinate of the noise.
         batch_tokens: most tokens (prompt and room for the response, all rows) in the cache at a time.
         pad_id: fills the rows on the right; default the first stop id.
+        watch: called after every position with the number of rows that ended there and of tokens drawn there.
 
     Returns:
         `Rollouts` of ``P * samples_per_prompt`` rows, all samples of the first prompt first; `logp_behaviour` is under
-        the tempered distribution (0 for greedy: the choice is certain); `stop` is STOP_EOS or STOP_LENGTH.
+        the tempered and filtered distribution (0 for greedy: the choice is certain); `stop` is STOP_EOS (a stop id or a
+        stop string) or STOP_LENGTH.
 
     Raises:
-        UserError: an empty prompt, a prompt that with the response exceeds the context, an option out of range, a model
-            without an attention cache that can be copied.
+        UserError: an empty prompt, a prompt that with the response exceeds the context, an option out of range, stop
+            strings without a tokenizer, a model without an attention cache that can be copied.
+        RunStopped: the model's logits are NaN or infinite.
     """
     group = prompts.group if isinstance(prompts, Rollouts) else torch.arange(len(prompts))
     rows = _prompt_lists(prompts)
     stop = [stop_ids] if isinstance(stop_ids, int) else list(stop_ids)
     n = len(rows) * samples_per_prompt
     ids = np.arange(n) if sample_ids is None else np.asarray(sample_ids)
-    _check(model, rows, ids, n, samples_per_prompt, max_new_tokens, temperature, batch_tokens, stop)
-    settings = _Settings(max_new_tokens, temperature, torch.tensor(stop, device=model.device), seed, step)
+    _check(model, rows, ids, n, samples_per_prompt, max_new_tokens, batch_tokens, stop)
+    options = sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    texts, ends = check_stop_strings(stop_strings, tokenizer), torch.tensor(stop, device=model.device)
+    settings = _Settings(max_new_tokens, options, ends, texts, tokenizer, seed, step, watch)
     prompt_length = torch.tensor([len(p) for p in rows]).repeat_interleave(samples_per_prompt)
     width = int(prompt_length.max()) + max_new_tokens
     out = torch.full((n, width), stop[0] if pad_id is None else pad_id, dtype=torch.int64)
@@ -143,7 +142,6 @@ def _check(
     n: int,
     samples: int,
     max_new: int,
-    temperature: float,
     batch_tokens: int,
     stop: list[int],
 ) -> None:
@@ -151,7 +149,6 @@ def _check(
     for name, value, ok, allowed in (
         ("samples_per_prompt", samples, samples >= 1, ">= 1"),
         ("max_new_tokens", max_new, max_new >= 1, ">= 1"),
-        ("temperature", temperature, 0 <= temperature < float("inf"), "a finite number >= 0"),
         ("batch_tokens", batch_tokens, batch_tokens >= 1, ">= 1"),
         ("stop_ids", stop, len(stop) > 0, "at least one id"),
         ("prompts", len(rows), len(rows) > 0, "at least one prompt"),
@@ -199,25 +196,28 @@ def _sample(
     logp = torch.zeros((r, t), device=device)
     count = torch.full((r,), t, device=device)
     ended = torch.zeros(r, dtype=torch.bool, device=device)
-    noise = None
-    if settings.temperature > 0:
-        position = np.arange(length, length + t)
-        u = uniform(settings.seed, "sample", ids[:, None], position[None], settings.step)
-        noise = torch.from_numpy(u).to(device, torch.float32)
+    noise = _noise(ids, length, settings, device)
+    texts = settings.stop_strings
+    strings = StopStrings(texts, settings.tokenizer, block[parent].tolist()) if texts else None
     out = model(block.to(device), use_cache=True, logits_to_keep=1)
     logits, cache = out.logits[:, -1], out.past_key_values
     alive, running = torch.arange(r, device=device), torch.ones(r, dtype=torch.bool, device=device)
     if len(block) < r:
         logits = logits[parent.to(device)]
     _make_room(cache, parent.to(device), length + t)
+    live = r
     for i in range(t):
-        token, value = _choose(logits, settings.temperature, None if noise is None else noise[alive, i])
+        token, value = choose(logits, settings.sampling, None if noise is None else noise[alive, i])
         tokens[alive, i], logp[alive, i] = token, torch.where(running, value, 0.0)
-        done = running & torch.isin(token, settings.stop)
+        done = running & _ends(token, alive, running, settings, strings)
         count[alive[done]], ended[alive[done]] = i + 1, True
-        running &= ~done
-        live = int(running.sum())
-        if live == 0 or i + 1 == t:
+        broken, running = (running & value.isnan()).any(), running & ~done
+        drew, (live, bad) = live, torch.stack([running.sum(), broken]).tolist()
+        if bad:
+            raise RunStopped("the model's logits are NaN or infinite: its weights are broken, or its type overflows")
+        last = live == 0 or i + 1 == t
+        settings.watch(drew if last else drew - live, drew)
+        if last:
             break
         if live < COMPACT_BELOW * len(alive):
             kept = running.nonzero()[:, 0]
@@ -227,12 +227,23 @@ def _sample(
     return tokens.cpu(), logp.cpu(), count.cpu(), ended.cpu()
 
 
-def _choose(logits: Tensor, temperature: float, u: Tensor | None) -> tuple[Tensor, Tensor]:
-    if u is None:
-        token = logits.argmax(-1)
-        return token, torch.zeros_like(token, dtype=torch.float32)
-    logits = logits.float()
-    return draw(logits if temperature == 1 else logits / temperature, u)
+def _noise(ids: np.ndarray, length: int, settings: _Settings, device: torch.device) -> Tensor | None:
+    """The uniform numbers ``[R, T]`` of a batch; None for greedy."""
+    if settings.sampling.temperature == 0:
+        return None
+    position = np.arange(length, length + settings.max_new)
+    u = uniform(settings.seed, "sample", ids[:, None], position[None], settings.step)
+    return torch.from_numpy(u).to(device, torch.float32)
+
+
+def _ends(token: Tensor, alive: Tensor, running: Tensor, settings: _Settings, strings: StopStrings | None) -> Tensor:
+    """Which rows of the batch end with the token just drawn, ``[N]`` bool."""
+    ended = torch.isin(token, settings.stop)
+    if strings is not None:
+        going = (running & ~ended).nonzero()[:, 0]
+        found = strings.extend(alive[going].tolist(), token[going].tolist())
+        ended[going] = torch.tensor(found, dtype=torch.bool, device=token.device)
+    return ended
 
 
 def _make_room(cache: Any, parent: Tensor, capacity: int) -> None:

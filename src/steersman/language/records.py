@@ -1,11 +1,12 @@
 """Training rows in the ecosystem's usual JSON Lines formats, each as a frozen record that knows its line.
 
 Formats: ``text``; ``prompt``/``completion``; ``messages`` (the last turn is the response); ``prompt``/``chosen``/
-``rejected``, where chosen and rejected may be whole conversations that begin with the prompt; and
-``prompt``/``completion``/``label`` (unpaired). Text and conversations may be mixed within a row: text beside a
-conversation counts as the user's, or the assistant's, turn. Optional columns: ``weight`` (any format); ``label`` (the
-probability that chosen is the better one, 0.5 = a tie), ``flip_rate`` and ``margin`` (pairs). Other columns are ignored
-and counted. Leaves out: JSON itself (`jsonl`), token ids (`encode`), statistics of a file (`data_check`).
+``rejected``, where chosen and rejected may be whole conversations that begin with the prompt;
+``prompt``/``completion``/``label`` (unpaired); and ``prompt`` alone. Text and conversations may be mixed within a row:
+text beside a conversation counts as the user's, or the assistant's, turn. Optional columns: ``weight`` (any format);
+``label`` (the probability that chosen is the better one, 0.5 = a tie), ``flip_rate`` and ``margin`` (pairs). Other
+columns are ignored and counted. Leaves out: JSON itself (`jsonl`), token ids (`encode`), statistics of a file
+(`data_check`).
 """
 
 import math
@@ -59,7 +60,15 @@ class Rated:
     weight: float = 1.0
 
 
-Row = TypeVar("Row", Completion, Pair, Rated)
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt to respond to."""
+
+    line: int
+    prompt: Text
+
+
+Row = TypeVar("Row", Completion, Pair, Rated, Prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,17 @@ def read_pairs(path: str | os.PathLike[str], problems: Problems | None = None) -
 def read_rated(path: str | os.PathLike[str], problems: Problems | None = None) -> Records[Rated]:
     """Read unpaired ratings ``prompt``/``completion``/``label``; see `read_completions` for arguments and errors."""
     return _read(path, _rated, {"prompt", "completion", "label", "weight"}, problems)
+
+
+def read_prompts(path: str | os.PathLike[str]) -> Records[Prompt]:
+    """Read prompts to respond to, the column ``prompt`` of rows that may have others; errors as `read_completions`."""
+    problems = Problems()
+    records = _read(path, _prompt, {"prompt"}, problems)
+    if problems.found:
+        first, rest = problems.found[0], len(problems.found) - 1
+        cure = f"{rest} more line{'s' if rest > 1 else ''} cannot be used." if rest else ""
+        raise UserError(first.what, where=f"{path}, line {first.line}", cure=cure)
+    return records
 
 
 def detect(path: str | os.PathLike[str]) -> str:
@@ -191,6 +211,13 @@ def _completion(line: int, value: dict[str, Any]) -> Completion:
     if "prompt" in value:
         raise Broken(f'"completion" is missing (found: {_found(value)})')
     raise Broken(f'none of "completion", "messages", "text" is there (found: {_found(value)})')
+
+
+def _prompt(line: int, value: dict[str, Any]) -> Prompt:
+    prompt = _need(value, "prompt")
+    if not isinstance(prompt, str) and not prompt:
+        raise Broken('"prompt" is a conversation without a turn')
+    return Prompt(line, prompt)
 
 
 def _rated(line: int, value: dict[str, Any]) -> Rated:

@@ -14,7 +14,7 @@ from steersman.core.errors import RunStopped, UserError
 from steersman.core.types import Rollouts
 from steersman.language.build import SmallModel, build_model
 from steersman.language.decode import generate
-from steersman.language.sampler import Sampling, choose, draw, filtered, sampling
+from steersman.language.sampler import HEAD, Sampling, choose, draw, filtered, sampling
 
 LOGP_TOLERANCE = 1e-5
 """Nats, float32 against float64, or a cached against a plain forward."""
@@ -108,7 +108,23 @@ def test_ties() -> None:
     z = torch.zeros(1, 4)
     assert (filtered(z, Sampling(top_k=2)) == 0).all()
     assert (filtered(z, Sampling(min_p=1.0)) == 0).all()
-    assert (filtered(z, Sampling(top_p=0.5)) > -math.inf).tolist() == [[False, False, True, True]]
+    assert (filtered(z, Sampling(top_p=0.5)) == 0).all()
+    z = torch.tensor([[0.1, 0.4, 0.1, 0.4]]).log()
+    assert (filtered(z, Sampling(top_p=0.3)) > -math.inf).tolist() == [[False, True, False, True]]
+
+
+def test_top_p_of_a_large_vocabulary() -> None:
+    """Some rows are so flat that the likeliest tokens alone do not reach p; a row's result depends on itself only."""
+    z = logits(6, 3 * HEAD) * torch.tensor([3.0, 0.1, 2.0, 0.0, 1.0, 0.5])[:, None]
+    options = Sampling(top_p=0.9)
+    mine = filtered(z, options)
+    kept = (mine > -math.inf).sum(1)
+    assert kept.min() < HEAD < kept.max()
+    expected = np.array([naive(row, top_p=0.9) for row in z.double().numpy()]) > 0
+    expected[3] = True  # all tie
+    border = ((mine > -math.inf).numpy() != expected).sum(1)
+    assert border.max() <= 1, "float32 sums may differ by a token of the border"
+    assert torch.equal(torch.cat([filtered(row[None], options) for row in z]), mine)
 
 
 def test_half_precision_logits_are_filtered_in_float32() -> None:

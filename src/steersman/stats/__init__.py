@@ -3,8 +3,9 @@
 `intervals` holds closed-form intervals (`wilson`, `clopper_pearson`, `t_interval`); `resampling` the bootstraps
 (`bootstrap`, `paired_bootstrap`, `hierarchical_bootstrap`) and the interquartile mean `iqm`; `decisions` the tests
 (`permutation_test`, `sign_test`, `mcnemar`, `equivalence_test`), the correction `holm` and the planner's `smallest_p`;
-`fits` the power law `fit_power_law`; `win_rates` the summaries `win_rate` and `length_controlled_win_rate`. Every
-function refuses empty input, NaN and mismatched lengths by name and row. Nothing here knows of runs, studies or claims.
+`fits` the power law `fit_power_law`; `samples` the estimate `pass_at_k`; `win_rates` the summaries `win_rate` and
+`length_controlled_win_rate`. Every function refuses empty input, NaN and mismatched lengths by name and row. Nothing
+here knows of runs, studies or claims.
 """
 
 from steersman.stats.decisions import (
@@ -20,6 +21,7 @@ from steersman.stats.decisions import (
 from steersman.stats.fits import PowerLaw, fit_power_law
 from steersman.stats.intervals import Interval, clopper_pearson, t_interval, wilson
 from steersman.stats.resampling import bootstrap, hierarchical_bootstrap, iqm, paired_bootstrap
+from steersman.stats.samples import pass_at_k
 from steersman.stats.win_rates import LengthControlled, length_controlled_win_rate, win_rate
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "length_controlled_win_rate",
     "mcnemar",
     "paired_bootstrap",
+    "pass_at_k",
     "permutation_test",
     "sign_test",
     "smallest_p",

@@ -11,8 +11,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from steersman.core.component import Component
+from steersman.core.component import Component, Stage
+from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
 from steersman.objective import components as objective
+from steersman.objective import components_advantage as advantage
+from steersman.objective import components_policy as policy
 
 FLOAT32 = 1e-6  # a permuted batch may be summed in another order
 
@@ -21,6 +24,9 @@ LABEL = torch.tensor([1.0, 1.0, 0.5, 0.0, 1.0, 0.8])
 LIKED = torch.tensor([True, False, True, True, False, False])
 LOGP = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, 0.0, -9.0]] * 3)
 MASK = torch.tensor([[True, True, False], [False, False, False]] * 3)
+OLD = torch.tensor([[-1.2, -1.0, -0.5], [-0.3, -2.0, -9.0]] * 3)
+SIGNED = torch.tensor([[1.0, -2.0, 0.5], [0.0, -1.0, 3.0], [-0.7, 0.2, 1.0]] * 2)
+GROUP = torch.tensor([5, 9, 5, 5, 9, 1])
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,62 @@ class Case:
 def pair_loss(component: Component, bad: dict[str, Any]) -> Case:
     same = (torch.zeros(3), torch.full((3,), 0.5))
     return Case(component, (H, LABEL), same, bad, lambda c, h, label: c(h, label))
+
+
+def policy_loss(component: Component, bad: dict[str, Any]) -> Case:
+    same = (torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+    inputs = (LOGP, OLD, SIGNED, MASK)
+    return Case(component, inputs, same, bad, lambda c, p, old, a, mask: c(p, old, a, mask))
+
+
+def batch(reward: torch.Tensor, group: torch.Tensor, **streams: torch.Tensor) -> Rollouts:
+    """Graded rows of one action (groups 1, 5, 9) or three, the latter cut; those of group 9 are not valid."""
+    n = len(reward)
+    long = group % 4 != 1
+    length = torch.where(long, 3, 1)
+    known = {"group": group, "reward": reward, "valid": group != 9, "stop": torch.where(long, STOP_LENGTH, STOP_EOS)}
+    ids = torch.zeros(n, 3, dtype=torch.int64)
+    return Rollouts.of(ids, length, torch.zeros(n, dtype=torch.int64), **known, streams=streams)
+
+
+def row_stage(component: Stage, bad: dict[str, Any], stream: str = "advantage_row") -> Case:
+    """A stage from rewards and groups to a stream; one with a value a token is summed over the row."""
+
+    def call(stage: Stage, reward: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+        out = stage(batch(reward, group))[0].streams[stream]
+        return out if out.ndim == 1 else out.sum(1)
+
+    same = (torch.full((3,), 0.1), torch.tensor([2, 2, 7]))
+    return Case(component, (H, GROUP), same, bad, call)
+
+
+def token_stage(component: Stage, bad: dict[str, Any], needs: str, gives: str = "advantage") -> Case:
+    """A stage whose first input is the stream `needs`, beside rewards and log-probabilities."""
+
+    def call(stage: Stage, x: torch.Tensor, reward: torch.Tensor, group: torch.Tensor, old: torch.Tensor):
+        streams = {"logp_old": old, "logp_ref": old - 0.1, needs: x}
+        return stage(batch(reward, group, **streams))[0].streams[gives]
+
+    same = (torch.zeros(2, 3), torch.zeros(2), torch.tensor([3, 3]), torch.zeros(2, 3))
+    return Case(component, (SIGNED, H, GROUP, OLD), same, bad, call)
+
+
+def corrected(stage: policy.ImportanceCorrection, logp: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Weighted log-probabilities, the form in which weights meet a gradient."""
+    n = len(logp)
+    rows = Rollouts.of(
+        torch.zeros(n, 3, dtype=torch.int64),
+        torch.full((n,), 3),
+        torch.zeros(n, dtype=torch.int64),
+        logp_behaviour=logp.detach(),
+        streams={"logp_old": old},
+    )
+    return stage(rows)[0].streams["token_weight"] * logp
+
+
+def credited(stage: advantage.UniformCredit, row: torch.Tensor) -> torch.Tensor:
+    rows = batch(torch.zeros(len(row)), torch.zeros(len(row), dtype=torch.int64), advantage_row=row)
+    return stage(rows)[0].streams["advantage"].mean(1)
 
 
 CASES = {
@@ -78,6 +140,46 @@ CASES = {
         lambda c, loss, mask: c(loss, mask),
         outputs="scalar",
     ),
+    "reinforce": policy_loss(policy.Reinforce(), {"kind": "other"}),
+    "clipped": policy_loss(policy.Clipped(dual=3.0), {"eps_low": 1.5}),
+    "gspo": policy_loss(policy.GSPO(), {"eps_high": -0.1}),
+    "cispo": policy_loss(policy.CISPO(), {"cap": 0.0}),
+    "sapo": policy_loss(policy.SAPO(), {"tau_neg": float("inf")}),
+    "clipped_value": Case(
+        policy.ClippedValue(),
+        (SIGNED, LOGP, OLD),
+        (torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)),
+        {"clip": 0.0},
+        lambda c, value, old, returns: c(value, old, returns),
+    ),
+    "kl_loss": Case(
+        policy.KLLoss(),
+        (LOGP, OLD),
+        (torch.zeros(2, 3), torch.zeros(2, 3)),
+        {"estimator": "k4"},
+        lambda c, logp, ref: c(logp, ref, ref - 0.1),
+    ),
+    "importance": Case(
+        policy.ImportanceCorrection(mode="sequence_mask", high=3.0, low=0.1),
+        (LOGP, OLD),
+        (torch.zeros(2, 3), torch.zeros(2, 3)),
+        {"high": 0.5},
+        corrected,
+    ),
+    "grpo": row_stage(advantage.GRPO(), {"scale": "rows"}),
+    "grpo by batch": row_stage(advantage.GRPO(scale="batch"), {"eps": -1.0}),
+    "rloo": row_stage(advantage.RLOO(), {"kind": "other"}),
+    "opo": row_stage(advantage.OPO(), {"kind": "other"}),
+    "passk": row_stage(advantage.PassK(), {"eps": float("nan")}),
+    "reinforce_pp_baseline": row_stage(advantage.ReinforcePPBaseline(), {"kind": "other"}, "advantage"),
+    "shape_reward": row_stage(
+        advantage.ShapeReward(mean=1.0, std=2.0, clip=3.0, missing_eos="penalty"), {"std": 0.0}, "token_reward"
+    ),
+    "overlong": row_stage(advantage.Overlong(limit=4, cache=2), {"cache": 0}, "token_reward"),
+    "reinforce_pp": token_stage(advantage.ReinforcePP(), {"gamma": 1.1}, "token_reward"),
+    "gae": token_stage(advantage.GAE(), {"lam": -0.1}, "value"),
+    "kl_reward": token_stage(advantage.KLReward(), {"beta": -1.0}, "token_reward", "token_reward"),
+    "uniform": Case(advantage.UniformCredit(), (H,), (torch.zeros(3),), {"kind": "other"}, credited),
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

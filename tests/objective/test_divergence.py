@@ -1,4 +1,4 @@
-"""KL: printed vectors, gradients in closed form on a categorical, off-policy weights, the exact form, the controller."""
+"""KL: printed vectors, gradients in closed form on a categorical, off-policy, the exact form, the controller."""
 
 import pytest
 import torch

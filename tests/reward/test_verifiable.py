@@ -202,7 +202,7 @@ def test_own_functions_need_leave_and_must_be_functions():
 @pytest.fixture
 def slow_package(monkeypatch):
     """A grader by a package whose comparison hangs, crashes or raises on some answers."""
-    monkeypatch.setattr(verifiable, "require", lambda package: None)
+    monkeypatch.setattr(verifiable, "require", lambda package, where: None)
     grader = Grader(Verifiable(extract=WholeText(), compare=MathVerify(), max_invalid=0.5))
     grader._timed = TimedFunction("reward_examples:slow", SHORT)
     with grader:
@@ -227,8 +227,8 @@ def test_a_comparison_that_fails_on_the_reference_too_is_invalid(slow_package):
 
 def test_a_package_that_is_not_installed_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for compare in (MathVerify(), ReasoningGym()):
-        with pytest.raises(UserError, match=r"pip install 'steersman\[text\]'"):
+    for compare, command in ((MathVerify(), r"'steersman\[text\]'"), (ReasoningGym(), "reasoning-gym")):
+        with pytest.raises(UserError, match=f"needs the package .*\n.*pip install {command}"):
             Grader(Verifiable(compare=compare))
 
 

@@ -132,5 +132,5 @@ def test_generators_options_reach_them_and_are_checked():
 
 def test_a_package_that_is_not_installed_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'steersman\[text\]'"):
+    with pytest.raises(UserError, match=r"task: needs the package reasoning-gym\n +pip install reasoning-gym"):
         ReasoningGymQuestions(ReasoningGymTask(name="chain_sum"))

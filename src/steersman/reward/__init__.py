@@ -1,1 +1,1 @@
-"""What says how good a response is: learned reward models and their quality report."""
+"""What says how good a response is: graders of answers that can be checked, learned reward models."""

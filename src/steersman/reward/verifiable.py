@@ -130,7 +130,7 @@ class Grader:
                 raise UserError(f"{reward.function!r} cannot be called", where="reward.function")
             self._timed = TimedFunction(reward.function, reward.time_limit)
         elif isinstance(reward.compare, MathVerify | ReasoningGym):
-            require(reward.compare.kind)
+            require(reward.compare.kind, "reward.compare")
             self._timed = TimedFunction(f"steersman.reward.by_{reward.compare.kind}:compare", reward.time_limit)
 
     def __enter__(self) -> "Grader":
@@ -246,11 +246,17 @@ class Grader:
         return f"the reference answer {answer!r} {fault}" if fault else ""
 
 
-def require(package: Literal["math_verify", "reasoning_gym"]) -> None:
+INSTALL = {
+    "math_verify": "pip install 'steersman[text]'",
+    "reasoning_gym": "pip install reasoning-gym  # needs a C compiler",
+}
+"""The command that installs each package a grader may need."""
+
+
+def require(package: Literal["math_verify", "reasoning_gym"], where: str) -> None:
     """Refuse, with the command to type, if a package is not installed."""
     if importlib.util.find_spec(package) is None:
-        name = package.replace("_", "-")
-        raise UserError(f"needs the package {name}", where=package, cure="pip install 'steersman[text]'")
+        raise UserError(f"needs the package {package.replace('_', '-')}", where=where, cure=INSTALL[package])
 
 
 def _own(i: int, outcome: Outcome, reward: RewardFunction) -> _Grade:

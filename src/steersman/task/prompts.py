@@ -4,7 +4,6 @@ A source is a finite list of prompts, made or read; which of them a step sees is
 list is gone through in a new random order each time. Leaves out: grading (`reward.verifiable`), token ids (`language`).
 """
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from steersman.core.errors import UserError
 from steersman.core.noise import permutation
 from steersman.language.jsonl import Broken, kind, objects
 from steersman.language.records import Text, read_prompts
+from steersman.reward.verifiable import require
 
 MAX_SIZE = 10_000_000
 """Prompts of a generator: item i of seed s comes from its random seed s * MAX_SIZE + i, below 2^32."""
@@ -188,8 +188,7 @@ class ReasoningGymQuestions:
     _data: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("reasoning_gym") is None:
-            raise UserError("needs the package reasoning-gym", where="task", cure="pip install 'steersman[text]'")
+        require("reasoning_gym", "task")
         from reasoning_gym.factory import DATASETS, create_dataset
 
         name, config = self.task.name, self.task.config

@@ -105,8 +105,8 @@ def by_group(score: Tensor, group: Tensor, valid: Tensor | None, where: str) -> 
     draft = Groups(x, valid, place, size, x, ~valid, torch.promote_types(score.dtype, torch.float32))
     mean = draft.total(x) / size.clamp(min=1)
     spread = draft.best(x) + draft.best(-x)
-    equal = (spread <= EQUAL * mean.abs().clamp(min=1)) | ~valid | (size < 2)
-    return Groups(x, valid, place, size, mean, equal, draft.dtype)
+    silent = (spread <= EQUAL * mean.abs().clamp(min=1)) | ~valid  # a row alone has spread 0
+    return Groups(x, valid, place, size, mean, silent, draft.dtype)
 
 
 def group_counts(score: Tensor, group: Tensor, valid: Tensor | None = None) -> GroupCounts:

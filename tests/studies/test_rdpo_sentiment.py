@@ -58,7 +58,8 @@ def test_a_cell_runs_and_repeats_bit_for_bit(artefacts: Artefacts, tmp_path: Pat
     one = sentiment.run(cell(), RunDir(tmp_path / "a"), artefacts)
     two = sentiment.run(cell(), RunDir(tmp_path / "b"), artefacts)
     assert one == two
-    assert [row["step"] for row in one["course"]] == [2, 4]
+    assert [row["step"] for row in one["course"]] == [0, 2, 4]
+    assert one["course"][0]["kl"] == 0.0
     assert one["last"].keys() >= {"gold", "win_rate", "kl", "accuracy_clean", "likelihood"}
     assert one["last"]["kl"] >= -1.0
     strip = one["strip"]
@@ -127,7 +128,7 @@ def test_kl_of_the_base_policy_to_itself_is_zero(artefacts: Artefacts, tmp_path:
 
 def fake(arm: str, seed: int, gold: float, world: tuple[str, float] = sentiment_claims.BT, **last: float) -> Result:
     task = {"labels": world[0], "flip_rate": world[1]}
-    course = [{"step": 20, "gold": gold / 2, "kl": 1.0}, {"step": 60, "gold": gold, "kl": 3.0}]
+    course = [{"step": 0, "gold": 0.0, "kl": 0.0}, {"step": 60, "gold": gold, "kl": 3.0}]
     value = {"last": {"gold": gold, "likelihood": -0.6, **last}, "course": course, "assumed_rate": 0.3}
     made = Cell(sentiment_claims.PART, replace(sentiment_claims.DPO, name=arm), task, seed)
     return Result(made, value, {}, Path("."))
@@ -191,6 +192,9 @@ def test_the_report_parts_are_drawn_from_results(artefacts: Artefacts, tmp_path:
     assert {p.title for p in sentiment_show.panels(results)} >= {"KL to the reference"}
     assert [d.a for d in sentiment_show.differences(results)] == ["rdpo"]
     assert [v.arm for v in sentiment_show.samples(results)[0].views] == ["dpo", "rdpo"]
-    assert "2 seeds" in sentiment_show.sentence(results, {"C4a": "inconclusive"})
+    assert "2 seeds); that could be chance." in sentiment_show.sentence(results, {"C4a": "inconclusive"})
+    assert "DPO given rDPO's initial step size scored higher" in sentiment_show.sentence(
+        results, {"C4f": "contradicted"}
+    )
     assert sentiment_show.panels([]) == ()
     assert sentiment_show.sentence([], {}) == ""

@@ -64,7 +64,9 @@ def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str,
     judge = _Judge(learner, base, world, labels, gold, tokenizer, rate, cell.seed)
     habits = Habits(log_every=10, evaluate_every=task["evaluate_every"], checkpoint_every=task["evaluate_every"])
     fitted = fit(judge, budget, run_dir, habits)
-    course = [
+    # The start is known without a run: the base policy itself.
+    course = [{"step": 0, "gold": float(world.base_scores.mean()), "kl": 0.0, "win_rate": 0.5}]
+    course += [
         {"step": row["step"], **{k.removeprefix("eval/"): v for k, v in row.items() if k.startswith("eval/")}}
         for row in run_dir.read("metrics")
         if any(k.startswith("eval/") for k in row)

@@ -19,7 +19,8 @@ LR = 6e-4  # chosen for DPO on noisy labels before any other arm was run (1e-4 t
 BETAS = (0.03, 0.1, 0.3)
 RATE = 0.3
 SEEDS: dict[str, int] = {"quick": 3, "full": 10}
-SIZE = {"steps": 60, "batch": 64, "evaluate_every": 20}
+SIZE = {"steps": 60, "batch": 64}
+OFTEN, SELDOM = 10, 20  # steps between evaluations: often where courses are compared at equal KL
 SAME = "pairs, labels and flips, data order, gradient steps, learning rate, beta, reference, evaluation noise"
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -69,11 +70,16 @@ def cells(mode: ModeName, extra_seeds: int = 0) -> tuple[Cell, ...]:
             (("lexicon", 0.0), (DPO, RDPO, FWD)),
         ]
     return tuple(
-        Cell(PART, one, {"labels": labels, "flip_rate": rate, **SIZE}, seed, ("gold", "base", "world"))
+        Cell(PART, one, _task((labels, rate), one), seed, ("gold", "base", "world"))
         for seed in range(SEEDS[mode] + extra_seeds)
         for (labels, rate), arms in rates
         for one in arms
     )
+
+
+def _task(world: Settings, one: Arm) -> dict[str, Any]:
+    every = OFTEN if world == BT and one in (DPO, RDPO) else SELDOM
+    return {"labels": world[0], "flip_rate": world[1], **SIZE, "evaluate_every": every}
 
 
 class Runs:
@@ -169,7 +175,7 @@ def tuned(results: Sequence[Result]) -> Finding | None:
 
 
 def matched_kl(results: Sequence[Result]) -> Finding | None:
-    """Gold score at the same KL: each arm's course over training, interpolated at half the smaller final KL."""
+    """Gold score at the same KL: each arm's course from the base policy on, interpolated at half the smaller largest KL."""
     runs = Runs(results)
     a, b = runs.of(BT, "rdpo"), runs.of(BT, "dpo")
     seeds = sorted(set(a) & set(b))

@@ -43,7 +43,7 @@ def _course(runs: Runs, metric: str, title: str, label: str) -> Panel:
         if not seeds:
             continue
         steps = sorted({row["step"] for value in seeds for row in value["course"]})
-        rows = [{row["step"]: row[metric] for row in value["course"]} for value in seeds]
+        rows = [{row["step"]: row.get(metric, math.nan) for row in value["course"]} for value in seeds]
         lines.append(_line(name, steps, [[row.get(s, math.nan) for s in steps] for row in rows]))
     note = f"{100 * RATE:.0f} % of labels flipped ('dpo clean': none). Band: 95 % t interval over seeds."
     return Panel(title, "optimiser step", label, tuple(lines), note=note)
@@ -135,16 +135,12 @@ def sentence(results: Sequence[Result], words: Mapping[str, str]) -> str:
         f"On film reviews with {100 * RATE:.0f} % wrong labels, text written by rDPO scored {abs(gap.value):.2f} "
         f"{direction} than DPO's with the same settings (95 % interval {gap.low:+.2f} to {gap.high:+.2f}, {n} seeds)"
     )
-    word = words.get("C4a")
-    if word == "inconclusive":
-        return f"{first}; that could be chance."
-    tuned = {
-        "supported": " and stays better",
-        "contradicted": " but is worse",
-        "inconclusive": ", but no clear gain is left",
+    tail = "; that could be chance" if words.get("C4a") == "inconclusive" else ""
+    step = {
+        "contradicted": " DPO given rDPO's initial step size scored higher than rDPO.",
+        "supported": " It still does against DPO given rDPO's initial step size.",
     }
-    tail = tuned.get(words.get("C4e", ""), "")
-    return f"{first}{f'{tail} once beta is tuned for both' if tail else ''}."
+    return f"{first}{tail}.{step.get(words.get('C4f', ''), '')}"
 
 
 def _gap(runs: Runs, world: Settings, a: str, b: str) -> tuple[Interval, int] | None:

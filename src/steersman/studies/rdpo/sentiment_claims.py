@@ -175,7 +175,7 @@ def tuned(results: Sequence[Result]) -> Finding | None:
 
 
 def matched_kl(results: Sequence[Result]) -> Finding | None:
-    """Gold score at the same KL: each arm's course from the base policy on, interpolated at half the smaller largest KL."""
+    """Gold score at the same KL, half of what both arms reach: courses from the base policy on, interpolated."""
     runs = Runs(results)
     a, b = runs.of(BT, "rdpo"), runs.of(BT, "dpo")
     seeds = sorted(set(a) & set(b))

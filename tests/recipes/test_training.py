@@ -7,7 +7,7 @@ from steersman.core.component import Component
 from steersman.core.config import Source, dump, read, to_toml, validate
 from steersman.core.errors import UserError
 from steersman.objective.components import DPO, RDPO
-from steersman.recipes.training import RECIPES, PreferenceRecipe, Runtime
+from steersman.recipes.training import RECIPES, PreferenceRecipe, Runtime, SftRecipe
 
 BASE = {"model": {"path": "m"}, "data": {"train": "t.jsonl"}}
 
@@ -57,3 +57,20 @@ def test_a_misspelt_key_of_the_default_loss_gets_its_nearest_spelling() -> None:
 
 def test_runtime_is_no_part_of_a_recipe() -> None:
     assert not set(Runtime.model_fields) & set(PreferenceRecipe.model_fields)
+
+
+def test_naming_one_key_of_a_table_keeps_the_recipes_other_defaults() -> None:
+    base = {"model": {"path": "m"}, "data": {"train": "t"}}
+    whole = PreferenceRecipe.model_validate(base)
+    part = PreferenceRecipe.model_validate(
+        base | {"optim": {"clip": 0.5}, "budget": {"steps": 5}, "loss": {"beta": 0.2}}
+    )
+    assert part.optim == whole.optim.model_copy(update={"clip": 0.5})
+    assert (part.optim.lr, part.optim.schedule, part.optim.warmup) == (1e-6, "linear", 0.1)
+    assert part.budget == whole.budget.model_copy(update={"steps": 5})
+    assert part.budget.limits == {"margin": 1e4}
+    assert (part.loss.kind, part.loss.beta) == ("rdpo", 0.2)
+    other = PreferenceRecipe.model_validate(base | {"loss": {"kind": "ipo"}})
+    assert other.loss.kind == "ipo"
+    sft = SftRecipe.model_validate(base | {"optim": {"lr": 1e-3}})
+    assert (sft.optim.lr, sft.optim.schedule) == (1e-3, "cosine")

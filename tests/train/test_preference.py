@@ -15,7 +15,7 @@ from steersman.core.types import Pairs
 from steersman.objective.components import CDPO, DPO, IPO, RDPO, PairLoss
 from steersman.objective.loss.preference import dpo, rdpo
 from steersman.train.optimise import AdamW, Optimiser
-from steersman.train.preference import PreferenceLearner, noisy_log_likelihood, stack, summed_logp
+from steersman.train.preference import PreferenceLearner, accuracy, noisy_log_likelihood, stack, summed_logp
 
 BETA = 0.3
 EXACT = 1e-6  # closed forms in float32
@@ -162,16 +162,15 @@ def test_evaluation_counts_decided_pairs_and_changes_nothing() -> None:
     label = torch.tensor([1.0, 0.0, 1.0, 0.5, 1.0, 0.0, 1.0, 1.0])
     pairs = tiny.make_pairs(label)
     known = tuple(summed_logp(reference, s, 64) for s in (pairs.first, pairs.second))
-    it = learner(policy, pairs, reference=known, held_out=pairs, held_out_reference=known, clean_label=1 - label)
+    it = learner(policy, pairs, reference=known, held_out=pairs, held_out_reference=known)
     before = [p.clone() for p in policy.parameters()]
     found = it.evaluate()
     first, second = it.margins(pairs, known)  # type: ignore[arg-type]
     decided = label != 0.5
     right = (((first - second) > 0) == (label > 0.5))[decided]
-    assert found["accuracy"] == pytest.approx((int(right.sum()) + 0.5) / 8)
+    assert found["accuracy"] == pytest.approx(int(right.sum()) / 7)
     assert found["accuracy_low"] < int(right.sum()) / 7 < found["accuracy_high"]
     assert found["margin"] == pytest.approx(float((first - second).mean()))
-    assert found["accuracy_clean"] == pytest.approx(1 - (int(right.sum()) + float(first[3] > second[3])) / 8)
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
     assert all(p.grad is None for p in policy.parameters())
     assert learner(policy, pairs, reference=known).evaluate() == {}
@@ -187,3 +186,19 @@ def test_stack_keeps_every_row_whatever_the_widths() -> None:
         assert torch.equal(part.action.sum(1), side.action.sum(1))
         for n, length in enumerate(side.length.tolist()):
             assert torch.equal(part.ids[n, :length], side.ids[n, :length])
+
+
+def test_accuracy_and_its_interval_speak_of_the_same_pairs() -> None:
+    h = torch.tensor([1.0, 2.0, -1.0, 0.0, 5.0, -5.0])
+    label = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5, 0.5])
+    found = accuracy(h, label)
+    assert found["accuracy"] == 0.5
+    assert found["accuracy_low"] < 0.5 < found["accuracy_high"]
+    assert all(math.isnan(v) for v in accuracy(h[4:], label[4:]).values())
+
+
+def test_a_step_whose_rows_weigh_nothing_changes_nothing() -> None:
+    pairs = tiny.make_pairs(weight=torch.zeros(8))
+    metrics, found = stepped(learner(tiny.language_model(1), pairs))
+    assert float(metrics["loss"]) == 0.0
+    assert all(not bool(g.any()) for g in found)

@@ -67,6 +67,21 @@ class _Recipe(Component):
     model: ModelSpec
     data: DataSpec
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, values: Any) -> Any:
+        """A table that names some keys keeps the recipe's defaults for the others, unless it names another kind."""
+        if not isinstance(values, dict):
+            return values
+        tables = {}
+        for name, field in cls.model_fields.items():
+            given = values.get(name)
+            if isinstance(given, dict) and isinstance(field.default, Component):
+                own = field.default.model_dump(exclude_none=True)
+                if given.get("kind", own.get("kind")) == own.get("kind"):
+                    tables[name] = own | given
+        return values | tables
+
 
 class SftRecipe(_Recipe):
     """Supervised fine-tuning."""
@@ -94,13 +109,6 @@ class PreferenceRecipe(_Recipe):
     logp: Literal["sum", "mean"] = Field("sum", description="log-probability of a response: sum or mean over tokens")
     optim: AdamW = AdamW(lr=1e-6, schedule="linear", warmup=0.1)
     budget: Budget = Budget(batch=16, limits={"margin": 1e4})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_kind(cls, values: Any) -> Any:
-        """A loss table without a kind is the default loss's, so that ``loss.flip_rate = 0.2`` is enough."""
-        loss = values.get("loss") if isinstance(values, dict) else None
-        return values | {"loss": {"kind": "rdpo", **loss}} if isinstance(loss, dict) else values
 
     @model_validator(mode="after")
     def _kto_sums(self) -> "PreferenceRecipe":

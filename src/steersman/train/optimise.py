@@ -15,6 +15,9 @@ from steersman.core.component import Component
 from steersman.core.errors import UserError
 from steersman.store.checkpoint import load_optimizer_state, optimizer_state
 
+LEAST = float(torch.finfo(torch.float32).tiny)
+"""Divides where all rows of a step have weight 0: such a step has no gradient, and its loss is 0."""
+
 
 class AdamW(Component):
     """AdamW with warm-up and decay (Loshchilov and Hutter 2019)."""

@@ -6,6 +6,7 @@ end-of-sequence token. Reference log-probs are computed once, before training. L
 Source: Rafailov et al. 2023; noisy labels: Ray Chowdhury, Kini and Natarajan 2024.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from steersman.language.score import response_logp
 from steersman.objective.components import RDPO, PairLoss
 from steersman.objective.loss.preference import forward_corrected_dpo, soften
 from steersman.stats import wilson
-from steersman.train.optimise import Optimiser
+from steersman.train.optimise import LEAST, Optimiser
 from steersman.train.parameters import load_trainable_state, trainable_state
 
 
@@ -61,7 +62,6 @@ class PreferenceLearner:
         flip_rate: a flip rate for each training pair, replacing the loss's own; None = the loss's.
         held_out: pairs to evaluate on, or None.
         held_out_reference: their reference log-probs.
-        clean_label: labels known to be right for `held_out` ``[N]``, where a study has them.
     """
 
     def __init__(
@@ -77,7 +77,6 @@ class PreferenceLearner:
         flip_rate: Tensor | None = None,
         held_out: Pairs | None = None,
         held_out_reference: tuple[Tensor, Tensor] | None = None,
-        clean_label: Tensor | None = None,
     ) -> None:
         if held_out is not None and held_out_reference is None:
             raise UserError("held-out pairs came without reference log-probs", where="PreferenceLearner")
@@ -88,7 +87,7 @@ class PreferenceLearner:
             raise UserError(f"{sizes} reference log-probs for {len(pairs)} pairs", where="PreferenceLearner")
         self.model, self.pairs, self.reference, self.loss = model, pairs, reference, loss
         self.optimiser, self.micro_tokens, self.logp, self.flip_rate = optimiser, micro_tokens, logp, flip_rate
-        self.held_out, self.held_out_reference, self.clean_label = held_out, held_out_reference, clean_label
+        self.held_out, self.held_out_reference = held_out, held_out_reference
 
     @property
     def rows(self) -> int:
@@ -97,7 +96,7 @@ class PreferenceLearner:
 
     def step(self, rows: Tensor, step: int) -> Mapping[str, Tensor | float]:
         """One update; the mean runs over the pairs of the whole step, whatever the micro-batches."""
-        total = self.pairs.first.weight[rows].sum()
+        total = self.pairs.first.weight[rows].sum().clamp(min=LEAST)
         sums: dict[str, Tensor] = {}
         lengths = self.pairs.first.length[rows] + self.pairs.second.length[rows]
         for micro in micro_batches(lengths, self.micro_tokens):
@@ -158,12 +157,7 @@ class PreferenceLearner:
         h, label = first - second, self.held_out.label
         out = {k: float(v.mean()) for k, v in self._metrics(self.loss(h, label), first, second, self.held_out).items()}
         out["likelihood"] = float(noisy_log_likelihood(h, label, self.loss))
-        decided = label != 0.5
-        right = int((((h > 0) == (label > 0.5)) & decided & (h != 0)).sum())
-        interval = wilson(right, max(int(decided.sum()), 1))
-        out |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
-        if self.clean_label is not None:
-            out["accuracy_clean"] = float(((h > 0) == (self.clean_label > 0.5)).float().mean())
+        out |= accuracy(h, label)
         return out
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,6 +168,19 @@ class PreferenceLearner:
         """Restore parameters and moments."""
         load_trainable_state(self.model, state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+
+def accuracy(h: Tensor, label: Tensor) -> dict[str, float]:
+    """Share of decided pairs (label not 0.5) whose h has the label's sign, with its 95 % Wilson interval.
+
+    A difference of exactly 0 is no answer and counts as wrong; without a decided pair all three are NaN.
+    """
+    decided = label != 0.5
+    n = int(decided.sum())
+    if n == 0:
+        return dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), math.nan)
+    found = wilson(int((((h > 0) == (label > 0.5)) & decided & (h != 0)).sum()), n)
+    return {"accuracy": found.value, "accuracy_low": found.low, "accuracy_high": found.high}
 
 
 def noisy_log_likelihood(h: Tensor, label: Tensor, loss: PairLoss) -> Tensor:

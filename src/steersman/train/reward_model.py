@@ -17,10 +17,9 @@ from steersman.core.types import Pairs, Rollouts
 from steersman.language.pack import micro_batches
 from steersman.objective.components import BradleyTerry
 from steersman.reward.model import reward_of, score_rows
-from steersman.stats import wilson
-from steersman.train.optimise import Optimiser
+from steersman.train.optimise import LEAST, Optimiser
 from steersman.train.parameters import load_trainable_state, trainable_state
-from steersman.train.preference import add, stack
+from steersman.train.preference import accuracy, add, stack
 
 
 class RewardLearner:
@@ -60,7 +59,7 @@ class RewardLearner:
 
     def step(self, rows: Tensor, step: int) -> Mapping[str, Tensor | float]:
         """One update on the pairs `rows`."""
-        weight = self.pairs.first.weight[rows] / self.pairs.first.weight[rows].sum()
+        weight = self.pairs.first.weight[rows] / self.pairs.first.weight[rows].sum().clamp(min=LEAST)
         lengths = self.pairs.first.length[rows] + self.pairs.second.length[rows]
         sums: dict[str, Tensor] = {}
         for micro in micro_batches(lengths, self.micro_tokens):
@@ -89,9 +88,7 @@ class RewardLearner:
         label = self.held_out.label
         loss = self.loss(first, second, label)
         out = {k: float(v.mean()) for k, v in self._metrics(loss, first, second, label).items()}
-        right = int((((first > second) == (label > 0.5)) & (first != second) & (label != 0.5)).sum())
-        interval = wilson(right, max(int((label != 0.5).sum()), 1))
-        return out | {"accuracy_low": interval.low, "accuracy_high": interval.high}
+        return out | accuracy(first - second, label)
 
     def state_dict(self) -> dict[str, Any]:
         """Trainable parameters and optimiser moments."""

@@ -17,7 +17,7 @@ from steersman.language.pack import micro_batches
 from steersman.language.score import response_logp
 from steersman.objective.loss.sft import sft
 from steersman.objective.reduce import aggregate, denominators
-from steersman.train.optimise import Optimiser
+from steersman.train.optimise import LEAST, Optimiser
 from steersman.train.parameters import load_trainable_state, trainable_state
 
 
@@ -57,7 +57,7 @@ class SftLearner:
         total = denominators(batch.action, self.reduce)
         # The divisor counts tokens (or rows); weighted rows are divided by their weights' sum instead.
         size = batch.action.sum(1) if self.reduce == "token_mean" else torch.ones_like(batch.weight)
-        weight = batch.weight * (size.sum() / (batch.weight * size).sum())
+        weight = batch.weight / (batch.weight * size).sum().clamp(min=LEAST) * size.sum()
         loss_sum = torch.zeros((), device=batch.ids.device)
         for micro in micro_batches(batch.length, self.micro_tokens):
             part = batch.index(micro).trim()

@@ -16,7 +16,7 @@ from steersman.core.types import Rollouts
 from steersman.language.pack import micro_batches
 from steersman.language.score import response_logp
 from steersman.objective.components import KTO
-from steersman.train.optimise import Optimiser
+from steersman.train.optimise import LEAST, Optimiser
 from steersman.train.parameters import load_trainable_state, trainable_state
 from steersman.train.preference import add, summed_logp
 
@@ -88,7 +88,7 @@ class UnpairedLearner:
         """One update on the responses `rows`."""
         other = summed_logp(self.model, self.other.index(rows), self.micro_tokens) - self.other_reference[rows]
         reference_kl = other.mean().clamp(min=0)
-        weight = self.data.weight[rows] / self.data.weight[rows].sum()
+        weight = self.data.weight[rows] / self.data.weight[rows].sum().clamp(min=LEAST)
         sums: dict[str, Tensor] = {}
         for micro in micro_batches(self.data.length[rows], self.micro_tokens):
             part = self.data.index(rows[micro]).trim()

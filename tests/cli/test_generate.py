@@ -264,6 +264,7 @@ def test_a_file_that_was_there_survives_an_interrupt(shop: SimpleNamespace, tmp_
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], env=environment(), capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr.strip()) == (130, "stopped; nothing was written")
+    assert done.returncode == 130
+    assert done.stderr.startswith("stopped;")
     assert out.read_text() == "old\n"
     assert os.listdir(tmp_path) == ["o.jsonl"]

@@ -81,3 +81,15 @@ def test_without_a_command_the_help_is_shown():
     assert done.returncode == 2
     assert "Usage: steersman" in done.stdout + done.stderr
     assert "error" not in done.stderr
+
+
+def test_ctrl_c_says_that_it_stopped_and_how_to_go_on() -> None:
+    code = (
+        "import os, signal, sys\nfrom steersman.cli import doctor\n"
+        "doctor.torch_check = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "doctor.extras = doctor.torch_check\n"
+        "from steersman.cli.main import run\nsys.exit(run(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "The same command continues: steersman doctor" in done.stderr

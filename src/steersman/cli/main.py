@@ -62,13 +62,14 @@ def run(arguments: list[str]) -> int:
     """
     try:
         code = app(arguments, standalone_mode=False, prog_name="steersman")
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code
+            _stopped(arguments)
         return code if isinstance(code, int) else 0
     except (UserError, RunStopped) as error:
         _say(f"error: {error}")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        again = shlex.join(["steersman", *arguments])
-        _say(f"stopped; what was finished is kept. The same command continues: {again}")
+        _stopped(arguments)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read us has gone: nothing is wrong, and nothing may be written when Python closes the stream.
@@ -82,6 +83,11 @@ def run(arguments: list[str]) -> int:
         whose = f"steersman {steersman.__version__}{foreign}"
         _say(f"error: this is a bug of {whose}: please report it with the lines above.")
         return SOFTWARE
+
+
+def _stopped(arguments: list[str]) -> None:
+    again = shlex.join(["steersman", *arguments])
+    _say(f"stopped; what was finished is kept. The same command continues: {again}")
 
 
 def _misused(error: Exception) -> int:

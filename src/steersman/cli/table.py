@@ -4,6 +4,9 @@ Leaves out: how the figures came about (`study.summary`).
 """
 
 import json
+import os
+import shutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,16 +62,17 @@ def _print(out: Console, table: Table) -> None:
 
 
 def here(claim: Mapping[str, Any]) -> str:
-    """Our figure with its interval, "−0.51 [−0.55, −0.47]"; a dash where nothing was measured."""
+    """Our figure with its interval, "−0.51 [−0.55, −0.47]", and its unit below; a dash where nothing was measured."""
     if claim["estimate"] is None:
         return MISSING
     e = Estimate(**claim["estimate"])
     signed = claim["reference"] == 0
-    return f"{point(e, signed=signed)} {interval(e, signed=signed)}"
+    figure = f"{point(e, signed=signed)} {interval(e, signed=signed)}"
+    return f"{figure}\n{e.unit}" if e.unit else figure
 
 
 def verdicts(claims: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of claims that were measured or could have been; units and tests are in the report."""
+    """The table of claims that were measured or could have been; tests are in the report."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for title, widest in (("claim", 38), ("paper", 14), ("here", 21), ("verdict", 21)):
         table.add_column(title, width=widest, overflow="fold")
@@ -118,14 +122,21 @@ def print_outcome(summary: Mapping[str, Any], outcome: Outcome, name: str, root:
     print_summary(summary, root, _following(outcome, name))
 
 
+def program() -> str:
+    """What to type for this program: its name where the shell finds it, otherwise the path it was started by."""
+    if shutil.which("steersman") or Path(sys.argv[0]).name != "steersman":
+        return "steersman"
+    return os.path.relpath(sys.argv[0])
+
+
 def _following(outcome: Outcome, name: str) -> str:
     """The next sensible command."""
     study, mode = outcome.plan.study, outcome.plan.mode.name
     if mode == "quick" and _mode(study, "full") is not None:
-        return f"again with more seeds: steersman study run {name} --full"
+        return f"again with more seeds: {program()} study run {name} --full"
     if undecidable(study.claims, mode, outcome.plan.extra):
-        return f"again with more seeds: steersman study run {name} --{mode} --seeds {outcome.plan.extra + 3}"
-    return "see all reports: steersman view"
+        return f"again with more seeds: {program()} study run {name} --{mode} --seeds {outcome.plan.extra + 3}"
+    return f"see all reports: {program()} view"
 
 
 def _mode(study: Study, name: Any) -> Mode | None:

@@ -303,7 +303,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     try:
         from peft import PeftModel
     except ImportError:
-        raise UserError("LoRA needs the package peft", cure="pip install 'steersman[lora]'") from None
+        raise UserError("LoRA needs the package peft", cure="pip install peft") from None
     if not (adapter / "adapter_config.json").is_file() or not (adapter / "adapter_model.safetensors").is_file():
         raise UserError("holds no LoRA adapter (adapter_config.json, adapter_model.safetensors)", where=str(adapter))
     return PeftModel.from_pretrained(model, str(adapter))

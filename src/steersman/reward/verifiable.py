@@ -247,7 +247,7 @@ class Grader:
 
 
 INSTALL = {
-    "math_verify": "pip install 'steersman[text]'",
+    "math_verify": "pip install 'math-verify[antlr4-13-2]'",
     "reasoning_gym": "pip install reasoning-gym  # needs a C compiler",
 }
 """The command that installs each package a grader may need."""

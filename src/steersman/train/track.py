@@ -29,7 +29,7 @@ def open_tracker(kind: str, folder: Path, settings: Mapping[str, Any]) -> tuple[
     if kind == "none":
         return (lambda step, metrics: None), (lambda: None)
     if kind == "tensorboard":
-        writer = _need(lambda: __import__("torch.utils.tensorboard", fromlist=["SummaryWriter"]), kind, "track")
+        writer = _need(lambda: __import__("torch.utils.tensorboard", fromlist=["SummaryWriter"]), kind)
         boards: list[Any] = []
 
         def write(step: int, metrics: Mapping[str, float]) -> None:
@@ -39,7 +39,7 @@ def open_tracker(kind: str, folder: Path, settings: Mapping[str, Any]) -> tuple[
                 boards[0].add_scalar(name, value, step)
 
         return write, lambda: [board.close() for board in boards]
-    module = _need(lambda: __import__(kind), kind, kind)
+    module = _need(lambda: __import__(kind), kind)
     runs: list[Any] = []
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
@@ -50,10 +50,8 @@ def open_tracker(kind: str, folder: Path, settings: Mapping[str, Any]) -> tuple[
     return log, lambda: [run.finish() for run in runs]
 
 
-def _need(load: Callable[[], Any], kind: str, extra: str) -> Any:
+def _need(load: Callable[[], Any], kind: str) -> Any:
     try:
         return load()
     except ImportError:
-        raise UserError(
-            f"{kind} is not installed", where="runtime.track", cure=f"pip install 'steersman[{extra}]'"
-        ) from None
+        raise UserError(f"{kind} is not installed", where="runtime.track", cure=f"pip install {kind}") from None

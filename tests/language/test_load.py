@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -201,14 +202,33 @@ def test_saving_never_replaces_something_else(made: Path, tmp_path: Path) -> Non
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_failed_save_leaves_the_older_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error, place, found, message",
+    [
+        (OSError(28, "No space left on device"), "tokenizer", RunStopped, "disk is full"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "weights", RunStopped, "disk is full"),
+        (SafetensorError("I/O error: Permission denied (os error 13)"), "weights", RunStopped, "Permission denied"),
+        (SafetensorError("a bug of ours"), "weights", SafetensorError, "a bug of ours"),
+    ],
+)
+def test_failed_save_leaves_the_older_model(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    place: str,
+    found: type[Exception],
+    message: str,
+) -> None:
     model, tokenizer = load_model(folder), load_tokenizer(folder)
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
-    monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
-    with pytest.raises(RunStopped, match="disk is full"):
+    if place == "tokenizer":
+        monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
+    else:
+        monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(found, match=message):
         save_model(model, tokenizer, folder)
     monkeypatch.undo()
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]

@@ -6,12 +6,15 @@ model. Weights are safetensors. Leaves out: reading (`load`), training state (`s
 
 import copy
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+from safetensors import SafetensorError
 
 from steersman.core.errors import UserError
 from steersman.store.files import cannot_write
@@ -50,6 +53,11 @@ def save_model(
         _swap(staged, target)
     except OSError as error:
         raise cannot_write(target, error) from None
+    except SafetensorError as error:
+        # The weights are written by native code, which tells the system's errors only as text.
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise cannot_write(target, OSError(int(number[1]), os.strerror(int(number[1])))) from None
     finally:
         if staged is not None and staged.exists():
             shutil.rmtree(staged, ignore_errors=True)

@@ -22,7 +22,8 @@ def write(path: Path, *rows: object) -> Path:
 def test_clean_file(tmp_path: Path) -> None:
     result = runner.invoke(app, ["check", str(write(tmp_path / "a.jsonl", GOOD))])
     assert result.exit_code == 0, result.output
-    assert "1 usable rows" in result.output
+    assert "1 usable row\n" in result.output
+    assert "lengths in tokens were not checked" in result.output
     assert "clean: every row can be trained on" in result.output
 
 
@@ -52,7 +53,30 @@ def test_model_gives_tokens_and_context(tmp_path: Path) -> None:
     result = runner.invoke(app, ["check", str(path), "--model", str(folder)])
     assert result.exit_code == 2, result.output
     assert "prompt alone longer than the context" in result.output
-    assert "tokens" in result.output
+    assert "longest row" in result.output
+    assert "not checked" not in result.output
+    assert "not clean: training would refuse it: 1 prompt longer than the context" in result.output
+    path = write(tmp_path / "b.jsonl", GOOD, GOOD | {"chosen": "aaaaa"})
+    result = runner.invoke(app, ["check", str(path), "--model", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert "clean but for 1 longer row: training refuses such unless data.truncation.kind" in result.output
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([GOOD | {"chosen": "b"}] * 2, "no row can be trained on; 2 pairs with identical sides"),
+        ([GOOD | {"chosen": 3}], "no row can be trained on; 1 broken line"),
+    ],
+)
+def test_a_file_without_a_usable_row_is_not_clean(tmp_path: Path, rows: list[object], message: str) -> None:
+    path = write(tmp_path / "a.jsonl", *rows)
+    result = runner.invoke(app, ["check", str(path)])
+    assert result.exit_code == 2, result.output
+    assert f"not clean: training would refuse it: {message}" in result.output
+    result = runner.invoke(app, ["check", str(write(tmp_path / "b.jsonl", GOOD)), "--eval", str(path)])
+    assert result.exit_code == 2, result.output
+    assert "no row of the second file can be used" in result.output
 
 
 @pytest.mark.parametrize("arguments", [["nowhere.jsonl"], ["--model", "nowhere"]])

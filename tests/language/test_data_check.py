@@ -106,6 +106,15 @@ def test_conversation_without_template_is_a_broken_row(tmp_path: Path) -> None:
     assert "no chat template" in report.problems[0].what
 
 
+def test_a_file_without_a_json_object_names_its_first_line_and_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    for text, more in (("\n3\n", ""), ("\n3\nx\n", "None of the 2 lines of the file is a JSON object.")):
+        path.write_text(text)
+        with pytest.raises(UserError, match="line 2: is a number, not a JSON object") as caught:
+            check_file(path)
+        assert caught.value.cure == more
+
+
 def test_unreadable_file_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         check_file(tmp_path / "none.jsonl")

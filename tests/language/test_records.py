@@ -215,5 +215,5 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 1: unknown format \(found: instruction, output\)"):
         detect(write(tmp_path, {"instruction": "a", "output": "b"}))
-    with pytest.raises(UserError, match="no line that is a JSON object"):
+    with pytest.raises(UserError, match=r"line 1: is not valid JSON[^\n]*\n *None of the 2 lines of the file"):
         detect(write(tmp_path, "{", "3"))

@@ -1,6 +1,6 @@
 """`steersman data check`: what a training file holds, without training.
 
-Exit code 0 if every row can be trained on, 2 if some cannot. Leaves out: repairing files.
+Exit code 0 if every row can be trained on, 2 if some cannot or there is none. Leaves out: repairing files.
 """
 
 import json
@@ -47,7 +47,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
     else:
-        _show(report)
+        _show(report, measured=model is not None)
     raise typer.Exit(0 if report.clean else 2)
 
 
@@ -63,15 +63,15 @@ def _tokenizer(folder: Path | None) -> tuple[object, int | None]:
     return load_tokenizer(folder), context_length(config)
 
 
-def _show(report: "DataReport") -> None:
-    """Print the report: findings first, then lengths."""
+def _show(report: "DataReport", measured: bool) -> None:
+    """Print the report: findings first, then lengths; `measured`: tokens were counted."""
     import sys
 
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH, highlight=False)
-    console.print(f"{report.path} · {report.format} · {report.rows:,} usable rows", markup=False)
+    console.print(f"{report.path} · {report.format} · {_rows(report.rows, 'usable ')}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("finding", "left"), ("rows", "right"), ("lines", "left")):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
@@ -89,7 +89,19 @@ def _show(report: "DataReport") -> None:
         columns = ", ".join(f"{name} ({n:,})" for name, n in report.ignored.items())
         console.print(f"ignored columns   {columns}", markup=False)
     _show_lengths(console, report)
-    console.print("clean: every row can be trained on" if report.clean else "not clean: training would refuse it")
+    if not measured:
+        console.print("lengths in tokens were not checked: give the model with --model", markup=False)
+    if not report.clean:
+        console.print(f"not clean: training would refuse it: {'; '.join(report.reasons)}", markup=False)
+    elif report.over_context:
+        longer = _rows(len(report.over_context), "longer ")
+        console.print(f"clean but for {longer}: training refuses such unless data.truncation.kind says what to do")
+    else:
+        console.print("clean: every row can be trained on")
+
+
+def _rows(number: int, what: str) -> str:
+    return f"{number:,} {what}row{'' if number == 1 else 's'}"
 
 
 def _findings(report: "DataReport") -> list[tuple[str, tuple[int, ...]]]:
@@ -104,10 +116,10 @@ def _findings(report: "DataReport") -> list[tuple[str, tuple[int, ...]]]:
         out.append((f"longer than the context of {report.context:,} tokens", report.over_context))
         out.append(("prompt alone longer than the context", report.long_prompts))
     if report.leakage is not None:
-        n = report.leakage.rows_in_eval
+        those = _rows(report.leakage.rows_in_eval, "second-file ")
         out.append(("broken in the second file", tuple(p.line for p in report.eval_problems)))
-        out.append((f"of {n:,} second-file rows: prompt is in the first file", report.leakage.prompts))
-        out.append((f"of {n:,} second-file rows: whole row is in the first file", report.leakage.rows))
+        out.append((f"of {those}: prompt is in the first file", report.leakage.prompts))
+        out.append((f"of {those}: whole row is in the first file", report.leakage.rows))
     return out
 
 

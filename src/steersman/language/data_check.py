@@ -81,13 +81,31 @@ class DataReport:
     eval_problems: tuple[Problem, ...] = ()
 
     @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why training would refuse the file, or the second one; empty if it would not."""
+        found = []
+        if not self.rows:
+            found.append("no row can be trained on")
+        if self.rows == 0 and self.identical:
+            found.append(f"{_count(len(self.identical), 'pair')} with identical sides")
+        if self.problems:
+            found.append(f"{_count(len(self.problems), 'broken line')}")
+        if self.long_prompts:
+            found.append(f"{_count(len(self.long_prompts), 'prompt')} longer than the context")
+        if self.leakage is not None and not self.leakage.rows_in_eval:
+            found.append("no row of the second file can be used")
+        if self.eval_problems:
+            found.append(f"{_count(len(self.eval_problems), 'broken line')} in the second file")
+        return tuple(found)
+
+    @property
     def clean(self) -> bool:
-        """Whether no row of either file is broken and no prompt exceeds the context."""
-        return not (self.problems or self.eval_problems or self.long_prompts)
+        """Whether both files have rows, none of them is broken and no prompt exceeds the context."""
+        return not self.reasons
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON values, with `clean`."""
-        return asdict(self) | {"clean": self.clean}
+        """The report as JSON values, with `clean` and `reasons`."""
+        return asdict(self) | {"clean": self.clean, "reasons": list(self.reasons)}
 
 
 def check_file(
@@ -135,6 +153,10 @@ def check_file(
         leakage=leakage,
         eval_problems=tuple(eval_problems.found),
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _load(path: str | os.PathLike[str]) -> tuple[str, Records[Any], Problems]:

@@ -142,8 +142,10 @@ def detect(path: str | os.PathLike[str]) -> str:
         UserError: no row has the columns of a known format, or the file cannot be read.
     """
     first: tuple[int, dict[str, Any]] | None = None
+    broken: list[tuple[int, Broken]] = []
     for line, value in objects(path):
         if isinstance(value, Broken):
+            broken.append((line, value))
             continue
         first = first or (line, value)
         if "chosen" in value or "rejected" in value:
@@ -153,7 +155,8 @@ def detect(path: str | os.PathLike[str]) -> str:
         if "completion" in value or "messages" in value or "text" in value:
             return "completions"
     if first is None:
-        raise UserError("holds no line that is a JSON object", where=str(path))
+        cure = f"None of the {len(broken):,} lines of the file is a JSON object." if len(broken) > 1 else ""
+        raise UserError(str(broken[0][1]), where=f"{path}, line {broken[0][0]}", cure=cure)
     allowed = "text | prompt, completion | messages | prompt, chosen, rejected | prompt, completion, label"
     raise UserError(f"unknown format (found: {_found(first[1])})", where=f"{path}, line {first[0]}", allowed=allowed)
 

@@ -89,7 +89,13 @@ def at(tmp_path: Path, path: str, line: int) -> str:
         ('title = "x"\npart.kind = "alpha"\npart.inner.depth = -1\n', "part.inner.depth", 3, "got -1"),
         ('title = "x"\n[limits]\na = "b"\n', "limits.a", 3, "got 'b'"),
         ('title = "x"\nmany = [\n 1.0,\n "b",\n]\n', "many.1", 2, "got 'b'"),
-        ('title = "x"\npart = 3\n', "part", 2, "got 3"),
+        ('title = "x"\npart = 3\n', "part", 2, "got 3, a table is wanted"),
+        ('title = "x"\ninner = 3\n', "inner", 2, "got 3, a table is wanted"),
+        ('title = "x"\nlimits = 3\n', "limits", 2, "got 3, a table is wanted"),
+        ('title = "x"\n[ratio]\na = 1\n', "ratio", 2, "got a table, a number is wanted"),
+        ('title = "x"\n[size]\na = 1\n', "size", 2, "got a table, a whole number is wanted"),
+        ('title = "x"\n[inner]\nwords = {a = 1}\n', "inner.words", 3, "got a table, a list is wanted"),
+        ('title = "x"\npart.kind = "alpha"\npart.rate = nan\n', "part.rate", 3, "got nan: input should be a finite"),
         ('title = "x"\ninner = {depth = 1.5}\n', "inner.depth", 2, "got 1.5"),
         ('title = "x"\n[inner]\nwords = 3\n', "inner.words", 3, "got 3"),
         ('title = "x"\n[part]\nkind = "beta"\nbeta = "b"\n', "part.beta", 4, "got 'b'"),
@@ -154,10 +160,16 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 def test_further_complaints_are_counted_and_named(tmp_path: Path) -> None:
     found = complaint(tmp_path, "title = 1\nsize = 99\nsise = 3\n")
-    assert found.where == at(tmp_path, "title", 1)
+    assert found.where == at(tmp_path, "sise", 3)
     assert "and 2 more: " in found.cure
-    for line, path in ((2, "size"), (3, "sise")):
+    for line, path in ((1, "title"), (2, "size")):
         assert at(tmp_path, path, line) in found.cure
+
+
+def test_unknown_keys_come_first_and_missing_ones_last(tmp_path: Path) -> None:
+    found = complaint(tmp_path, 'size = 99\ntitel = "x"\n')
+    assert (found.what, found.where) == ("unknown key", at(tmp_path, "titel", 2))
+    assert 0 < found.cure.index("size (") < found.cure.index("title (")
 
 
 def test_complaints_about_overrides_name_the_option(tmp_path: Path) -> None:

@@ -126,12 +126,13 @@ def validate(model: type[M], source: Source, allow_import: Sequence[str] = ()) -
     """Build `model` from a source; user components named ``package.module:Class`` need `allow_import`.
 
     Raises:
-        UserError: the first complaint in full and the number of further ones.
+        UserError: the first complaint in full and the number of further ones; unknown keys come first, since a typo
+            explains a missing key, which comes last.
     """
     try:
         return model.model_validate(_import_components(source.values, source, allow_import, ""))
     except ValidationError as error:
-        found = [explain(model, e, source) for e in error.errors()]
+        found = [explain(model, e, source) for e in sorted(error.errors(), key=_rank)]
         problems = list({p.where: p for p in reversed(found)}.values())[::-1]
         first, rest = problems[0], len(problems) - 1
         if rest:
@@ -161,9 +162,27 @@ def explain(model: type[BaseModel], error: ErrorDetails, source: Source) -> User
         near = get_close_matches(str(tag), re.split(r", | or ", allowed), n=1)
         what = "kind is missing" if kind == "union_tag_not_found" else f"{tag!r} is not known"
         return UserError(what, where=where, allowed=allowed, cure=f"Did you mean {near[0]!r}?" if near else "")
-    message = error["msg"].removeprefix("Value error, ")
+    return UserError(_wrong(kind, given, error["msg"].removeprefix("Value error, ")), where=where)
+
+
+def _rank(error: ErrorDetails) -> int:
+    """Order of complaints: unknown keys, wrong values, missing keys."""
+    return {"extra_forbidden": 0, "missing": 2, "union_tag_not_found": 2}.get(error["type"], 1)
+
+
+_WANTED = {"float": "a number", "int": "a whole number", "string": "text", "bool": "true or false", "list": "a list"}
+
+
+def _wrong(kind: str, given: Any, message: str) -> str:
+    """What is wrong with a value, `message` in pydantic's words where they are good enough."""
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"got {given!r}, a table is wanted"
+    if isinstance(given, Mapping) and kind.endswith("_type") and (wanted := _WANTED.get(kind.removesuffix("_type"))):
+        return f"got a table, {wanted} is wanted"
+    if kind.startswith(("greater_than", "less_than")) and str(given).lower().lstrip("+-") == "nan":
+        message = "Input should be a finite number"  # pydantic names whichever bound it looked at
     shown = repr(given) if not isinstance(given, Mapping | BaseModel) else "these values together"
-    return UserError(f"got {shown}: {message[0].lower()}{message[1:]}", where=where)
+    return f"got {shown}: {message[0].lower()}{message[1:]}"
 
 
 def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tuple[list[str], list[str], list[str]]:
@@ -179,6 +198,8 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tu
             continue
         if keys and not isinstance(values, Mapping) and not (isinstance(values, list) and isinstance(part, int)):
             continue  # the value itself; pydantic goes on with the members of a union of plain types
+        if keys and not current and isinstance(values, Mapping) and part not in values:
+            continue  # likewise, of a table that stands where such a union is wanted
         keys.append(str(part))
         if isinstance(values, list) and isinstance(part, int):
             values = values[part] if part < len(values) else None
@@ -225,7 +246,7 @@ def _import_components(value: Any, source: Source, allowed: Sequence[str], path:
         return named.model_validate(done)
     except ValidationError as error:
         below = {k.removeprefix(f"{path}."): v for k, v in source.places.items() if k.startswith(f"{path}.")}
-        first = explain(named, error.errors()[0], Source(done, below, source.place(path)))
+        first = explain(named, min(error.errors(), key=_rank), Source(done, below, source.place(path)))
         where = f"{path}.{first.where}" if path else first.where
         raise UserError(first.what, where=where, allowed=first.allowed, cure=first.cure) from None
 

@@ -24,14 +24,14 @@ FEATURES = ("gaussian", "skewed")
 TAU = 0.5  # IPO's margin target is then 1
 CURVES = ("dpo", "cdpo", "rdpo", "forward")
 FAMILY = ("dpo_tuned", "ipo", "ripo", "probit")
-LABELS = {
-    "dpo": "DPO",
-    "cdpo": "cDPO",
-    "rdpo": "rDPO",
-    "forward": "forward-corrected",
-    "dpo_tuned": "DPO, tuned beta",
-    "ipo": "IPO",
-    "ripo": "rIPO",
+LABELS = {  # as the arms of Part B are called, so that one name has one colour in the whole report
+    "dpo": "dpo",
+    "cdpo": "cdpo",
+    "rdpo": "rdpo",
+    "forward": "fwd",
+    "dpo_tuned": "dpo, tuned beta",
+    "ipo": "ipo",
+    "ripo": "ripo",
     "probit": "robust probit",
 }
 METRICS = ("error", "cosine", "length", "greedy", "softmax", "regularised", "at_bound", "converged", "steps")

@@ -26,8 +26,8 @@ from steersman.study.declare import Result
 from steersman.task.log_linear import gaussian_length_ratio
 
 EVERY_RATE = (0.0, *FLIP_RATES)
-CEILING = "DPO, clean labels"
-PREDICTED = "rDPO, predicted"
+CEILING = "dpo clean"
+PREDICTED = "rdpo, predicted"
 
 
 def show(results: Sequence[Result]) -> tuple[Panel, ...]:
@@ -171,7 +171,7 @@ def _floored(lines: tuple[Line, ...]) -> tuple[Line, ...]:
 def _wrong_rate(table: Table) -> Panel:
     assumed = sorted({p.assumed for p in table.points() if p.loss == "rdpo" and p.flip_rate == 0.3})
     curves = [
-        _curve(table, f"rDPO, {f}", assumed, [at(f, 0.3, "rdpo", e) for e in assumed], "error", True) for f in FEATURES
+        _curve(table, f"rdpo, {f}", assumed, [at(f, 0.3, "rdpo", e) for e in assumed], "error", True) for f in FEATURES
     ]
     return Panel(
         f"rDPO told a wrong flip rate (true: 30 %), {SAMPLES:,} pairs",

@@ -341,6 +341,14 @@ def test_toml_is_a_valid_recipe(tmp_path: Path) -> None:
         validate(RECIPES[tomllib.loads(block.text)["verb"]], read(tmp_path / "r.toml"))
 
 
+def test_the_example_recipe_keeps_the_defaults_it_does_not_name(tmp_path: Path) -> None:
+    (block,) = (b for b in blocks("toml") if b.page == "docs/recipes.md")
+    (tmp_path / "r.toml").write_text(block.text)
+    recipe = validate(RECIPES["preference"], read(tmp_path / "r.toml"))
+    assert (recipe.loss.beta, recipe.optim.schedule, recipe.optim.warmup) == (0.1, "linear", 0.1)
+    assert (recipe.loss.flip_rate, recipe.optim.lr) == (0.2, 1e-3)
+
+
 def test_example_rows_are_read(tmp_path: Path) -> None:
     from steersman.language.records import READERS, detect
 

@@ -180,6 +180,17 @@ def test_what_must_be_given(cli: Cli, shop: SimpleNamespace, missing: str) -> No
     assert_refused(cli("train", "preference", *next(iter(given.values()))), f"Give it with --{missing}")
 
 
+def test_a_misspelt_table_is_shown_before_what_is_missing(cli: Cli, shop: SimpleNamespace, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    for text, message in (
+        ('[modell]\npath = "m"\n', "Did you mean model?"),
+        ('[model]\npaht = "m"\n', "Did you mean model.path?"),
+        ("model = 3\n", "got 3, a table is wanted"),
+    ):
+        file.write_text(text)
+        assert_refused(cli("train", "preference", "--data", shop.pairs, "--config", file), message)
+
+
 def _copy(shop: SimpleNamespace, to: Path) -> Path:
     shutil.copytree(shop.model, to)
     return to
@@ -302,7 +313,9 @@ def test_resume_by_folder_by_checkpoint_and_by_a_wrong_folder(cli: Cli, shop: Si
         assert_same_run(out, whole)
     assert_refused(cli("train", "preference", "--resume", tmp_path), "is neither a run")
     assert_refused(cli("train", "preference", "--resume", tmp_path / "nowhere"), "is neither a run")
-    assert_refused(cli("train", "sft", "--resume", whole), "verb")
+    for place in (whole, whole / "ckpt" / "step-00000003"):
+        cure = f"Resume it with: steersman train preference --resume {place}"
+        assert_refused(cli("train", "sft", "--resume", place), "is a run of `steersman train preference`", cure)
     assert_refused(cli("train", "preference", "--resume", whole, "--steps", 9), "holds another run", "budget")
 
 

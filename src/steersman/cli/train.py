@@ -23,46 +23,31 @@ Allow = Annotated[list[str] | None, typer.Option("--allow-import", metavar="PACK
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-@app.command()
-def sft(
-    model: Model = None,
-    data: DataFile = None,
-    eval_file: Eval = None,
-    config: Config = None,
-    out: Out = None,
-    steps: Steps = None,
-    overrides: Set = None,
-    resume: Resume = None,
-    dry_run: Dry = False,
-    device: Device = None,
-    track: Track = None,
-    allow_import: Allow = None,
-    as_json: Json = False,
-) -> None:
-    """Supervised fine-tuning on prompt/completion, messages or text rows."""
-    options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
-    _train("sft", options, {}, dry_run, as_json)
+def _command(verb: str, what: str) -> None:
+    """Add a verb that has the common options and no others."""
+
+    @app.command(verb, help=what)
+    def command(
+        model: Model = None,
+        data: DataFile = None,
+        eval_file: Eval = None,
+        config: Config = None,
+        out: Out = None,
+        steps: Steps = None,
+        overrides: Set = None,
+        resume: Resume = None,
+        dry_run: Dry = False,
+        device: Device = None,
+        track: Track = None,
+        allow_import: Allow = None,
+        as_json: Json = False,
+    ) -> None:
+        options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
+        _train(verb, options, {}, dry_run, as_json)
 
 
-@app.command()
-def reward(
-    model: Model = None,
-    data: DataFile = None,
-    eval_file: Eval = None,
-    config: Config = None,
-    out: Out = None,
-    steps: Steps = None,
-    overrides: Set = None,
-    resume: Resume = None,
-    dry_run: Dry = False,
-    device: Device = None,
-    track: Track = None,
-    allow_import: Allow = None,
-    as_json: Json = False,
-) -> None:
-    """A Bradley-Terry reward model from prompt/chosen/rejected rows, with its quality report."""
-    options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
-    _train("reward", options, {}, dry_run, as_json)
+_command("sft", "Supervised fine-tuning on prompt/completion, messages or text rows.")
+_command("reward", "A Bradley-Terry reward model from prompt/chosen/rejected rows, with its quality report.")
 
 
 @app.command()
@@ -126,6 +111,7 @@ class _Options:
         if self.resume is not None:
             folder, checkpoint = _run_of(self.resume)
             base = read_json(folder / "recipe.json")
+            _same_verb(base, verb, self.resume)
             self.runtime.setdefault("out", folder)
         runtime_sets = [o.removeprefix("runtime.") for o in self.overrides if o.startswith("runtime.")]
         chosen = [f"{k}={_toml(v)}" for k, v in (self.shortcuts | dict(extra)).items()]
@@ -168,10 +154,16 @@ def _toml(value: Any) -> str:
 
 
 def _require(values: Mapping[str, Any]) -> None:
+    """Say which option gives a missing key, unless a typo explains it, which validation names."""
+    from difflib import get_close_matches
+
     from steersman.core.errors import UserError
 
     for table, key, option in (("model", "path", "--model"), ("data", "train", "--data")):
-        if not isinstance(values.get(table), dict) or key not in values[table]:
+        inside = values.get(table, {})
+        if not isinstance(inside, dict) or key in inside:
+            continue
+        if not get_close_matches(key, inside) and not get_close_matches(table, values.keys() - {table}):
             raise UserError(f"{table}.{key} is missing", cure=f"Give it with {option}, or in a recipe with --config.")
 
 
@@ -184,6 +176,17 @@ def _run_of(path: Path) -> tuple[Path, Path | None]:
     if (path / "manifest.json").is_file() and (path.parent.parent / "recipe.json").is_file():
         return path.parent.parent, path
     raise UserError("is neither a run of `steersman train` nor one of its checkpoints", where=f"--resume {path}")
+
+
+def _same_verb(recipe: Mapping[str, Any], verb: str, run: Path) -> None:
+    """Refuse to resume a run of another verb."""
+    import shlex
+
+    from steersman.core.errors import UserError
+
+    if (other := recipe.get("verb", verb)) != verb:
+        cure = f"Resume it with: steersman train {other} --resume {shlex.quote(str(run))}"
+        raise UserError(f"is a run of `steersman train {other}`, not of {verb!r}", where=f"--resume {run}", cure=cure)
 
 
 def _train(verb: str, options: _Options, extra: Mapping[str, Any], dry_run: bool, as_json: bool) -> None:

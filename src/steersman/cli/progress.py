@@ -1,7 +1,8 @@
 """What a training run shows on a terminal: a bar with rate and remaining time, and a table at the end."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,24 +11,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-_SHOWN = ("loss", "accuracy", "margin", "reward", "entropy", "grad_norm")
+WIDTH = 100
+LINES = 10
+_SHOWN = ("loss", "accuracy")
 
 
 class TrainingProgress:
     """Progress of one training run, on standard error so that standard output stays the result's.
 
-    Not on a terminal there is no bar, but a plain line at every tenth of the run.
+    Not on a terminal there is no bar, but about ten plain lines, equally many steps apart, and the first of them says
+    how many. All other metrics are in the run's metrics.jsonl.
     """
 
-    def __init__(self, recipe: Any, runtime: Any, folder: Path, quiet: bool = False) -> None:
+    def __init__(
+        self, recipe: Any, runtime: Any, folder: Path, quiet: bool = False, console: Console | None = None
+    ) -> None:
         from steersman.core.config import dump
         from steersman.train.track import open_tracker
 
-        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self.console = console or Console(stderr=True, quiet=quiet, soft_wrap=True)
         self.write, self.close = open_tracker(runtime.track, folder, dump(recipe))
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
@@ -36,7 +42,7 @@ class TrainingProgress:
         )
         self.task: TaskID | None = None
         self.first: tuple[int, float] | None = None
-        self.tenth = -1
+        self.log_every: int = runtime.log_every
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -56,18 +62,24 @@ class TrainingProgress:
         """A logged step."""
         self.write(step, metrics)
         if any(k.startswith("eval/") for k in metrics):
-            shown = "  ".join(f"{k.removeprefix('eval/')} {v:.4g}" for k, v in metrics.items())
-            self.say(f"step {step}, held out: {shown}")
+            parts = _measured({k.removeprefix("eval/"): v for k, v in metrics.items()})
+            self.say(_wrap([f"step {step}, held out:", *(f"{k} {v}" for k, v in parts.items())]))
             return
         rate = metrics.get("tokens_per_s", float("nan"))
-        shown = "  ".join(f"{k} {metrics[k]:.3g}" for k in _SHOWN if k in metrics)
-        note = f"{shown}  {rate:,.0f} tokens/s"
+        parts = {k: f"{metrics[k]:.3g}" for k in _SHOWN if k in metrics}
+        note = "  ".join([*(f"{k} {v}" for k, v in parts.items()), f"{rate:,.0f} tokens/s"])
+        left = self._left(step, total)
         if self.task is None:
             self.task = self.bar.add_task("training", total=total, note=note)
+            if not self.console.is_terminal:
+                self.say(f"a line every {self._gap(total)} steps")
         self.bar.update(self.task, completed=step, note=note)
-        if not self.console.is_terminal and (step * 10 // total) > self.tenth:
-            self.tenth = step * 10 // total
-            self.say(f"step {step}/{total}  {note}{self._left(step, total)}")
+        if not self.console.is_terminal and (step % self._gap(total) == 0 or step == total):
+            self.say(f"step {step}/{total}  {note}{left}")
+
+    def _gap(self, total: int) -> int:
+        """Steps between plain lines: a multiple of the steps between logged ones."""
+        return self.log_every * math.ceil(total / LINES / self.log_every)
 
     def _left(self, step: int, total: int) -> str:
         """Remaining time by the pace since the first logged step, which in a resumed run is not the first of all."""
@@ -85,8 +97,8 @@ class TrainingProgress:
         result = outcome.result
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_row("steps", f"{result['steps']} ({result['reason']})")
-        for name, value in result["evaluation"].items():
-            table.add_row(f"held-out {name}", f"{value:.4g}")
+        for name, value in _measured(result["evaluation"]).items():
+            table.add_row(f"held-out {name}", value)
         if "flip_rate" in result:
             found = result["flip_rate"]
             interval = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
@@ -100,3 +112,23 @@ class TrainingProgress:
             table.add_row("calibration error", f"{result['report']['calibration_error']:.3f}")
         out.print(table)
         out.print(f"model  {outcome.folder / 'model'}", highlight=False)
+
+
+def _measured(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Metrics as text, a value together with its interval where there is one."""
+    bounds = {f"{k}_{end}" for k in metrics for end in ("low", "high") if {f"{k}_low", f"{k}_high"} <= metrics.keys()}
+    return {
+        k: f"{v:.3f} [{metrics[f'{k}_low']:.2f}, {metrics[f'{k}_high']:.2f}]" if f"{k}_low" in bounds else f"{v:.4g}"
+        for k, v in metrics.items()
+        if k not in bounds
+    }
+
+
+def _wrap(parts: Sequence[str]) -> str:
+    """Parts on as many lines as they need, none of them broken."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) > WIDTH:
+            lines.append("   ")
+        lines[-1] += f"  {part}"
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""What a training run shows: everything within 100 columns, regular lines off a terminal, intervals in one place."""
+
+import io
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from steersman.cli.progress import WIDTH, TrainingProgress
+from steersman.core.component import Component
+
+METRICS = {"loss": 0.123456, "accuracy": 0.98765, "margin": -0.00123, "grad_norm": 123.456, "tokens_per_s": 123456.7}
+EVALUATION = {f"eval/metric_{i}": -0.0001234567 for i in range(12)}
+INTERVAL = {"accuracy": 0.7534, "accuracy_low": 0.7012, "accuracy_high": 0.8049}
+
+
+def progress(terminal: bool, log_every: int = 10) -> tuple[TrainingProgress, io.StringIO]:
+    seen = io.StringIO()
+    console = Console(file=seen, width=WIDTH, force_terminal=terminal, soft_wrap=True, color_system=None)
+    runtime = SimpleNamespace(track="none", log_every=log_every)
+    return TrainingProgress(Component(), runtime, Path("nowhere"), console=console), seen
+
+
+@pytest.mark.parametrize("total, log_every, gap", [(1000, 10, 100), (95, 10, 10), (7, 1, 1), (7, 10, 10), (128, 5, 15)])
+def test_plain_lines_are_equally_far_apart_and_end_with_the_last_step(total: int, log_every: int, gap: int) -> None:
+    shown, seen = progress(False, log_every)
+    with shown:
+        for step in range(1, total + 1):
+            if step % log_every == 0 or step == total:
+                shown.watch(step, total, METRICS)
+    assert seen.getvalue().startswith(f"a line every {gap} steps\n")
+    steps = [int(s) for s in re.findall(r"^step (\d+)/", seen.getvalue(), re.M)]
+    assert steps == [*range(gap, total, gap), total]
+
+
+def test_held_out_lines_are_wrapped_between_metrics() -> None:
+    shown, seen = progress(False)
+    shown.watch(10, 100, EVALUATION | {f"eval/{k}": v for k, v in INTERVAL.items()})
+    lines = seen.getvalue().splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= WIDTH
+    assert seen.getvalue().count("-0.0001235") == len(EVALUATION)
+    assert "accuracy 0.753 [0.70, 0.80]" in seen.getvalue()
+    assert "accuracy_low" not in seen.getvalue()
+
+
+def test_the_bar_shows_total_note_and_remaining_time_in_100_columns() -> None:
+    shown, seen = progress(True)
+    with shown:
+        for step in (10, 99_990):
+            shown.watch(step, 100_000, METRICS)
+        shown.bar.refresh()
+    last = [line for line in seen.getvalue().splitlines() if "99990" in line][-1]
+    assert re.search(r"99990/100000 loss 0.123  accuracy 0.988  123,457 tokens/s (\d+:\d\d:\d\d|-:--:--)", last), last
+
+
+def test_the_table_shows_a_value_with_its_interval_in_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, _ = progress(False)
+    result = {"steps": 4, "reason": "finished", "evaluation": INTERVAL | {"loss": 0.5}}
+    shown.summary(SimpleNamespace(notes=(), fitted=True, result=result, folder=Path("runs/x")))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["held-out", "accuracy", "0.753", "[0.70,", "0.80]"] in rows
+    assert ["held-out", "loss", "0.5"] in rows
+    assert len(rows) == 4

@@ -119,6 +119,10 @@ def test_lists_of_unequal_length_and_rows_without_reference_are_named():
         grader(["p"] * 2, ["a"] * 2, [{"answer": "1"}, {}])
     with pytest.raises(UserError, match="rows, line 7: the reference answer 'x' is not a number"):
         grader.check_rows([{"answer": "x", "id": "rows, line 7"}])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning-gym")
+def test_rows_that_reasoning_gym_did_not_make_are_refused():
     with pytest.raises(UserError, match="was not made by reasoning-gym"):
         Grader(Verifiable(compare=ReasoningGym())).check_rows([{"answer": "x"}])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import PrivateAttr, ValidationError
 
-from steersman.core.component import Component, Stage, check_pipeline
+from steersman.core.component import START, Component, Moment, Stage, check_pipeline
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 
@@ -17,7 +17,7 @@ class DropInvalid(Stage):
 
     kind: Literal["drop"] = "drop"
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, dict[str, float]]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         return rollouts.index(rollouts.valid), {"kept": float(rollouts.valid.float().mean())}
 
 
@@ -27,7 +27,7 @@ class Repeat(Stage):
     kind: Literal["repeat"] = "repeat"
     times: int = 2
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, dict[str, float]]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         return rollouts.index(torch.arange(len(rollouts)).repeat_interleave(self.times)), {}
 
 
@@ -38,7 +38,7 @@ class LogRatio(Stage):
     needs: ClassVar[tuple[str, ...]] = ("logp", "logp_ref")
     gives: ClassVar[tuple[str, ...]] = ("log_ratio",)
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, dict[str, float]]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         ratio = rollouts.streams["logp"] - rollouts.streams["logp_ref"]
         return rollouts.with_streams(log_ratio=ratio), {"log_ratio": float(ratio.mean())}
 
@@ -57,7 +57,7 @@ class Counter(Stage):
     kind: Literal["counter"] = "counter"
     _seen: int = PrivateAttr(0)
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, dict[str, float]]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         self._seen += len(rollouts)
         return rollouts, {"seen": float(self._seen)}
 

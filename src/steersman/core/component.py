@@ -4,11 +4,13 @@ Calling a component applies the pure function that stands next to it. Unions of 
 are used (`recipes`), so nothing is registered by being imported. Leaves out: loops and forward passes (`train`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from steersman.core.errors import UserError
 from steersman.core.streams import STREAMS
@@ -27,12 +29,83 @@ class Component(BaseModel):
     gives: ClassVar[tuple[str, ...]] = ()
 
 
-class Stage(Component):
-    """A component that maps a whole step's rollouts to rollouts; it may drop or repeat rows and write streams."""
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When in a run something happens: what schedules and noise are functions of.
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, dict[str, float]]:
+    Args:
+        seed: the run's seed.
+        step: optimiser steps done before.
+        total: optimiser steps of the whole run.
+        round: refill round within the step.
+    """
+
+    seed: int = 0
+    step: int = 0
+    total: int = 1
+    round: int = 0
+
+
+START = Moment()
+
+Before = Callable[[Rollouts, Sequence[Mapping[str, Any]]], Sequence[Any]]
+"""From rollouts and the grader's row of each to what stands before each response: text, turns, or token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A forward pass that a stage asks for; the loop runs it, once, when the stage is reached and on those rows only.
+
+    Args:
+        stream: the stream it gives, zeros in rows it leaves out.
+        by: whose pass: the live policy at rollout weights, the frozen reference, the critic.
+        quantity: what is asked: log-probability or entropy of each response token, the hidden state that predicts it,
+            or the critic's value before it.
+        before: what stands before the response tokens instead of the row's own prompt; None = the prompt. The response
+            keeps its token ids.
+        rows: which rows need it, bool ``[N]`` from the rollouts; None = all.
+    """
+
+    stream: str
+    by: Literal["policy", "reference", "critic"] = "policy"
+    quantity: Literal["logp", "entropy", "hidden", "value"] = "logp"
+    before: Before | None = None
+    rows: Callable[[Rollouts], Tensor] | None = None
+
+
+OWN_PASSES: dict[str, Pass] = {
+    "logp_old": Pass("logp_old"),
+    "entropy": Pass("entropy", quantity="entropy"),
+    "hidden": Pass("hidden", quantity="hidden"),
+    "logp_ref": Pass("logp_ref", by="reference"),
+    "value": Pass("value", by="critic", quantity="value"),
+    "value_end": Pass("value_end", by="critic", quantity="value"),
+}
+"""The passes over the rollouts as they are, which every stage may count on by naming the stream in `needs`."""
+
+
+class Stage(Component):
+    """A component that maps a whole step's rollouts to rollouts; it may drop or repeat rows and write streams.
+
+    `fields` names the optional fields of the rollouts that it reads (``correct``, ``answer``, ``logp_behaviour``).
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         """Return the changed rollouts and metrics; the base class is the identity."""
         return rollouts, {}
+
+    def passes(self) -> tuple[Pass, ...]:
+        """Forward passes under other contexts that must have run before the stage is called."""
+        return ()
+
+    def most_rounds(self) -> int:
+        """Refill rounds that a stage which drops whole groups may ask for; the first of a step counts."""
+        return 1
+
+    def check_kept(self, kept: int, wanted: int) -> None:
+        """Called with the groups kept after the last round; a stage that will not go on with fewer raises."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the stage remembers between steps, as tensors and JSON values; empty for a stateless stage."""
@@ -48,7 +121,7 @@ def check_pipeline(stages: Sequence[Component], given: Iterable[str]) -> frozens
     """Refuse an order of stages in which one needs a stream that nothing before it gives.
 
     Args:
-        stages: components in the order they will run.
+        stages: components in the order they will run; a stage's own passes (`Stage.passes`) count as given to it.
         given: streams that exist before the first of them (from the sampler or planned forward passes).
 
     Returns:
@@ -60,7 +133,9 @@ def check_pipeline(stages: Sequence[Component], given: Iterable[str]) -> frozens
     have = set(given)
     for place, stage in enumerate(stages):
         name = type(stage).__name__
-        for stream in (*stage.needs, *stage.gives):
+        asked = [p.stream for p in stage.passes()] if isinstance(stage, Stage) else []
+        have |= set(asked)
+        for stream in (*stage.needs, *stage.gives, *asked):
             if stream not in STREAMS:
                 near = get_close_matches(stream, STREAMS, n=1)
                 raise UserError(

@@ -31,6 +31,8 @@ STREAMS: dict[str, Stream] = {
     "log_ratio": Stream("N L", "nats", "logp and logp_ref", True, "log-probability gained over the reference"),
     "entropy": Stream("N L", "nats", "any scoring pass", False, "entropy of the distribution the token was drawn from"),
     "value": Stream("N L", "reward", "a critic", True, "expected return before the token"),
+    "value_end": Stream("N", "reward", "a critic", True, "expected return after the last token of a row that was cut"),
+    "returns": Stream("N L", "reward", "advantage stages with a critic", True, "what the critic is fitted to"),
     "advantage_row": Stream("N", "reward", "advantage stages", True, "advantage of the whole response"),
     "advantage": Stream("N L", "reward", "advantage and credit stages", True, "advantage of a token"),
     "token_weight": Stream("N L", "1", "selection stages", False, "weight of a token in the loss"),

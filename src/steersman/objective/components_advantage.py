@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from steersman.core.component import Stage
+from steersman.core.component import START, Moment, Stage
 from steersman.core.errors import UserError
 from steersman.core.types import STOP_EOS, Rollouts
 from steersman.objective import assemble
@@ -76,7 +76,7 @@ class ShapeReward(Stage):
             raise ValueError(f"missing_eos_value is {self.missing_eos_value}; a penalty is subtracted, so give it >= 0")
         return self
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Write ``token_reward`` from the raw reward."""
         if "token_reward" in rollouts.streams:
             raise UserError(
@@ -105,7 +105,7 @@ class Overlong(Stage):
             raise ValueError(f"cache is {self.cache}, longer than limit {self.limit}")
         return self
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Add `assemble.overlong` of the number of action tokens."""
         reward = token_rewards(rollouts)
         acts = counted(rollouts)
@@ -125,7 +125,7 @@ class KLReward(Stage):
     horizon: Positive = 10_000.0
     _beta: float | None = PrivateAttr(None)
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Subtract beta (logp_old - logp_ref) at every action token."""
         base, acts = token_rewards(rollouts), counted(rollouts)
         old, ref = rollouts.streams["logp_old"], rollouts.streams["logp_ref"]
@@ -155,7 +155,7 @@ class _RowAdvantage(Stage):
         """Advantage ``[N]`` of scores ``[N]``; `length` = action tokens."""
         raise TypeError(f"{type(self).__name__} is a base class")
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Write ``advantage_row``."""
         score, valid = row_scores(rollouts), rollouts.valid
         value = self.row(score, rollouts.group, counted(rollouts).sum(1), valid)
@@ -225,7 +225,7 @@ class UniformCredit(Stage):
     gives = ("advantage",)
     kind: Literal["uniform"] = "uniform"
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Write ``advantage``."""
         value = tokens.broadcast(rollouts.streams["advantage_row"], rollouts.action)
         return rollouts.with_streams(advantage=value), {}
@@ -238,7 +238,7 @@ class ReinforcePP(Stage):
     kind: Literal["reinforce_pp"] = "reinforce_pp"
     gamma: Unit = 1.0
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Write ``advantage`` (`advantage.gae.reinforce_pp`)."""
         value = tokens.reinforce_pp(token_rewards(rollouts), counted(rollouts), self.gamma)
         return rollouts.with_streams(advantage=value), {}
@@ -250,7 +250,7 @@ class ReinforcePPBaseline(Stage):
     gives = ("advantage",)
     kind: Literal["reinforce_pp_baseline"] = "reinforce_pp_baseline"
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Write ``advantage`` (`advantage.gae.reinforce_pp_baseline`)."""
         score, group, valid = row_scores(rollouts), rollouts.group, rollouts.valid
         value = tokens.reinforce_pp_baseline(score, group, rollouts.action, valid)
@@ -276,7 +276,7 @@ class GAE(Stage):
         mask = counted(rollouts)
         return tokens.gae(token_rewards(rollouts), rollouts.streams["value"], mask, self.gamma, self.lam)
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, Metrics]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Write ``advantage``."""
         value, returns = self.estimate(rollouts)
         mask = counted(rollouts)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from steersman.core.component import Component, Stage
+from steersman.core.component import START, Component, Moment, Stage
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.objective.components import NotNegative, Positive
@@ -166,7 +166,7 @@ class ImportanceCorrection(Stage):
         importance.check_band(self.mode, self.high, self.low)
         return self
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Rollouts, dict[str, float]]:
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         """Multiply ``token_weight`` (1 where nobody wrote it) by the weight of each token."""
         if rollouts.logp_behaviour is None:
             raise UserError("the rollouts carry no logp_behaviour", where="ImportanceCorrection")

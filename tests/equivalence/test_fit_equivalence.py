@@ -23,7 +23,8 @@ from steersman.objective.components import DPO, KTO, RDPO, BradleyTerry
 from steersman.reward.model import head_of
 from steersman.store.checkpoint import flatten
 from steersman.store.run import RunDir
-from steersman.train.fit import Budget, Habits, Learner, fit
+from steersman.train.fit import Learner, fit
+from steersman.train.loop import Budget, Habits
 from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.preference import PreferenceLearner, summed_logp
 from steersman.train.reward_model import RewardLearner

@@ -12,7 +12,7 @@ from steersman.core.types import Pairs, Rollouts
 from steersman.objective.components import CDPO, RDPO, PairLoss
 from steersman.recipes.flips import settle_flip_rate
 from steersman.store.run import RunDir
-from steersman.train.fit import Budget
+from steersman.train.loop import Budget
 from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.preference import PreferenceLearner, summed_logp
 

@@ -19,7 +19,8 @@ from steersman.core.errors import CorruptFile, RunStopped, UserError
 from steersman.core.noise import generator
 from steersman.store.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint, step_of
 from steersman.store.run import RunDir
-from steersman.train.fit import Budget, Fitted, Habits, batch_rows, fit
+from steersman.train.fit import batch_rows, fit
+from steersman.train.loop import Budget, Fitted, Habits
 from steersman.train.optimise import AdamW, Optimiser
 
 ROWS, WIDTH, STEPS = 10, 3, 7

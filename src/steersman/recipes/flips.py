@@ -16,7 +16,8 @@ from steersman.objective.components import DPO
 from steersman.objective.flip_rate import profile_flip_rate
 from steersman.store.files import read_json, write_json
 from steersman.store.run import RunDir
-from steersman.train.fit import Budget, batch_rows
+from steersman.train.fit import batch_rows
+from steersman.train.loop import Budget
 from steersman.train.parameters import load_trainable_state, trainable_state
 from steersman.train.preference import PreferenceLearner
 

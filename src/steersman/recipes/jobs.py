@@ -25,7 +25,8 @@ from steersman.store.checkpoint import list_checkpoints
 from steersman.store.files import content_hash, digest, write_json
 from steersman.store.provenance import made_by
 from steersman.store.run import RunDir, writable
-from steersman.train.fit import Fitted, Habits, Watch, fit
+from steersman.train.fit import fit
+from steersman.train.loop import Fitted, Habits, Watch
 from steersman.train.lora import add_lora
 
 

@@ -21,7 +21,8 @@ from steersman.recipes.flips import settle_flip_rate
 from steersman.recipes.training import PreferenceRecipe, Recipe, RewardRecipe, Runtime, SftRecipe
 from steersman.store.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from steersman.store.run import RunDir
-from steersman.train.fit import Budget, Learner
+from steersman.train.fit import Learner
+from steersman.train.loop import Budget
 from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.preference import PreferenceLearner, summed_logp
 from steersman.train.reward_model import RewardLearner

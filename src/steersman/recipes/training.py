@@ -11,7 +11,7 @@ from pydantic import Field, WrapValidator, model_validator
 from steersman.core.component import Component
 from steersman.language.encode import Truncation
 from steersman.objective.components import KTO, RDPO, BradleyTerry, PreferenceLoss
-from steersman.train.fit import Budget
+from steersman.train.loop import Budget
 from steersman.train.optimise import AdamW
 
 FORMAT = 1

@@ -26,7 +26,8 @@ from steersman.store.run import RunDir
 from steersman.studies.rdpo.sentiment_world import MICRO_TOKENS, NEW_TOKENS, World, load_world
 from steersman.study.declare import Cell
 from steersman.task.sentiment import Gold, bradley_terry_labels, flip
-from steersman.train.fit import Budget, Habits, fit
+from steersman.train.fit import fit
+from steersman.train.loop import Budget, Habits
 from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.preference import PreferenceLearner, summed_logp
 

@@ -25,7 +25,8 @@ from steersman.store.checkpoint import load_checkpoint, save_checkpoint
 from steersman.store.run import RunDir
 from steersman.study.declare import Artefact
 from steersman.task.sentiment import Gold, fit_gold, lexicon_scores, load_reviews, reviews_file, sentences, split
-from steersman.train.fit import Budget, Habits, fit
+from steersman.train.fit import fit
+from steersman.train.loop import Budget, Habits
 from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.sft import SftLearner
 

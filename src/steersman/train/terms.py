@@ -1,0 +1,167 @@
+"""Terms of the step's objective: a loss of each token, the tokens it counts, how they are averaged, and its weight.
+
+Every term has its own mask and its own denominator, so adding one never changes another's learning rate. A term reads
+the rollouts' streams and what the live forward gave (`Live`). Leaves out: the formulas (`objective`), forward and
+backward (`engine`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.types import Rollouts
+from steersman.objective.components import Aggregation
+from steersman.objective.components_policy import ClippedValue, KLLoss
+from steersman.objective.divergence import kl_value
+from steersman.objective.loss.sft import sft
+
+MAXIMUM = "_max"
+"""Watched quantities whose names end so are maxima over tokens; all others are sums over tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What one forward with gradients gave for a part of a step.
+
+    Args:
+        logp: log-probability of each token that some term of the policy counts ``[N, L]``, with gradients.
+        entropy: of the distribution it was drawn from ``[N, L]``, detached.
+        value: the critic's value before each token that a term of the critic counts ``[N, L]``, with gradients.
+
+    All are 0 elsewhere, and everywhere if no term of that model is in the step.
+    """
+
+    logp: Float[Tensor, "N L"]
+    entropy: Float[Tensor, "N L"]
+    value: Float[Tensor, "N L"]
+
+
+Watched = Mapping[str, Float[Tensor, "N L"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One loss of a step.
+
+    Args:
+        name: in metrics.
+        needs: streams of the rollouts that it reads.
+        loss: (part of the rollouts, what the forward gave) -> loss of each token ``[N, L]``.
+        mask: tokens that count ``[N, L]``, from the rollouts alone, so that denominators are known before any forward.
+        aggregation: how the tokens become one number.
+        model: whose forward it needs.
+        weight: of the term in the objective.
+        watch: quantities of each token to report; averaged over the mask.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    loss: Callable[[Rollouts, Live], Tensor]
+    mask: Callable[[Rollouts], Tensor]
+    aggregation: Aggregation
+    model: Literal["policy", "critic"] = "policy"
+    weight: float = 1.0
+    watch: Callable[[Rollouts, Live], Watched] = lambda part, live: {}
+
+
+class PolicyLossLike(Protocol):
+    """A policy loss of ours, or a component of the user's own with the same call."""
+
+    needs: Any
+
+    def __call__(self, logp: Tensor, logp_old: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
+        """Loss of each token ``[N, L]``."""
+        ...
+
+
+def selected(rollouts: Rollouts) -> Tensor:
+    """Action tokens of valid rows that no stage has given the weight 0, bool ``[N, L]``."""
+    mask = rollouts.action & rollouts.valid[:, None]
+    weight = rollouts.streams.get("token_weight")
+    return mask if weight is None else mask & (weight != 0)
+
+
+def all_actions(rollouts: Rollouts) -> Tensor:
+    """Action tokens of valid rows, bool ``[N, L]``."""
+    return rollouts.action & rollouts.valid[:, None]
+
+
+def weighted(loss: Tensor, rollouts: Rollouts) -> Tensor:
+    """The loss times the weights of its tokens and of its rows."""
+    weight = rollouts.streams.get("token_weight")
+    loss = loss * rollouts.weight[:, None]
+    return loss if weight is None else loss * weight
+
+
+def old_logp(part: Rollouts, live: Live) -> Tensor:
+    """The stream ``logp_old``; in a step at rollout weights, where nobody scored it, the live one without gradient."""
+    return part.streams.get("logp_old", live.logp.detach())
+
+
+def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
+    """The policy loss on selected tokens, with its clip shares, the entropy and the log-ratio to the old policy."""
+
+    def value(part: Rollouts, live: Live) -> Tensor:
+        return weighted(loss(live.logp, old_logp(part, live), part.streams["advantage"], selected(part)), part)
+
+    def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
+        now, old, mask = live.logp.detach(), old_logp(part, live), selected(part)
+        told = {"entropy": live.entropy, "kl_old": kl_value(now, old, "k3")}
+        if part.logp_behaviour is not None:
+            told["gap_mean"] = told["gap_max"] = (old - part.logp_behaviour).abs()
+        if hasattr(loss, "clipped_tokens"):
+            low, high = loss.clipped_tokens(now, old, part.streams["advantage"], mask)
+            told |= {"clip_low": low.float(), "clip_high": high.float()}
+        return told
+
+    # logp_old is no need: where nobody gave it, the step is at rollout weights.
+    needs = tuple(n for n in loss.needs if n != "logp_old")
+    return Term("policy", needs, value, selected, aggregation, watch=watch)
+
+
+def kl_term(loss: KLLoss, aggregation: Aggregation) -> Term:
+    """The KL penalty on selected tokens; `beta` is its weight. Off-policy, the ratio to the old policy corrects it."""
+
+    def value(part: Rollouts, live: Live) -> Tensor:
+        return weighted(loss(live.logp, part.streams["logp_ref"], part.streams.get("logp_old")), part)
+
+    def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
+        return {"kl_ref": kl_value(live.logp.detach(), part.streams["logp_ref"], "k3")}
+
+    return Term("kl", ("logp_ref",), value, selected, aggregation, watch=watch)
+
+
+def value_term(loss: ClippedValue, weight: float) -> Term:
+    """The critic's loss on all action tokens, averaged over tokens."""
+
+    def value(part: Rollouts, live: Live) -> Tensor:
+        return loss(live.value, part.streams["value"], part.streams["returns"])
+
+    def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
+        error = (live.value.detach() - part.streams["returns"]).square()
+        return {"value_error": error, "value_mean": live.value.detach()}
+
+    needs = ("value", "returns")
+    return Term("value", needs, value, all_actions, Aggregation(), model="critic", weight=weight, watch=watch)
+
+
+def sft_term(weight: float) -> Term:
+    """The negative log-likelihood of a second stream of data, averaged over its tokens."""
+
+    def value(part: Rollouts, live: Live) -> Tensor:
+        return sft(live.logp) * part.weight[:, None]
+
+    return Term("sft", (), value, all_actions, Aggregation(), weight=weight)
+
+
+def union(terms: tuple[Term, ...], rollouts: Rollouts, model: str) -> Tensor:
+    """Tokens that some term of `model` counts, bool ``[N, L]``."""
+    found = torch.zeros_like(rollouts.action)
+    for term in terms:
+        if term.model == model:
+            found |= term.mask(rollouts)
+    return found

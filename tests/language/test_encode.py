@@ -79,6 +79,17 @@ def test_prompts_begin_as_the_tokenizer_would() -> None:
     assert r.ids[0].tolist()[:3] == [1, *a, *a]  # the first token survives a cut on the left
     with pytest.raises(UserError, match="prompts, row 1: the prompt has 3 tokens"):
         encode_prompts(["a", "aaa"], TOKENIZER, max_prompt_length=2)
+    with pytest.raises(UserError, match="^second: the prompt has 3 tokens"):
+        encode_prompts(["a", "aaa"], TOKENIZER, max_prompt_length=2, places=["first", "second"])
+
+
+def test_prompts_may_be_ids_already() -> None:
+    assert encode_prompts(["", [7, 3], (4,), "a"], TOKENIZER) == [[EOS], [7, 3], [4], TOKENIZER("a")["input_ids"]]
+    for bad in ([3, -1], [True], [1.0], ["a"]):
+        with pytest.raises(UserError, match=r"^prompts, row 1: holds .* no token id"):
+            encode_prompts(["a", bad], TOKENIZER)
+    with pytest.raises(UserError, match="row 0: is a conversation without a turn"):
+        encode_prompts([()], TOKENIZER)
 
 
 def test_conversations() -> None:

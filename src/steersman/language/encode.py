@@ -147,28 +147,57 @@ def encode_pairs(
 
 
 def encode_prompts(
-    prompts: Sequence[Text],
+    prompts: Sequence[Text | Sequence[int]],
     tokenizer: Any,
     *,
     max_prompt_length: int | None = None,
     where: str | os.PathLike[str] = "prompts",
+    places: Sequence[str] | None = None,
 ) -> list[Ids]:
     """Token ids of prompts to sample from, exactly as the encoders above begin their rows.
 
+    Args:
+        prompts: texts, conversations, or token ids, which are taken as they are; the three may be mixed.
+        tokenizer: a transformers tokenizer.
+        max_prompt_length: most tokens of a prompt; None = no limit.
+        where: what to call the source in messages.
+        places: what to call each prompt in messages, ``[P]``; None = `where` and its row number.
+
     Raises:
-        UserError: a prompt longer than `max_prompt_length`, by row; a conversation without a chat template.
+        UserError: a prompt longer than `max_prompt_length`, by place; a conversation without a turn or without a chat
+            template; ids that are no token ids.
     """
-    texts = [
-        p if isinstance(p, str) else render(tokenizer, p, generation_prompt=True, where=f"{where}, row {i}")
-        for i, p in enumerate(prompts)
-    ]
+    named = [f"{where}, row {i}" for i in range(len(prompts))] if places is None else list(places)
+    given = {i: check_ids(p, named[i]) for i, p in enumerate(prompts) if not isinstance(p, str) and _is_ids(p)}
+    texts = ["" if i in given else _prompt_text(p, tokenizer, named[i]) for i, p in enumerate(prompts)]
     plain = [isinstance(p, str) for p in prompts]
-    ids = _begin(_ids(tokenizer, texts), plain, tokenizer)
+    begun = _begin(_ids(tokenizer, texts), plain, tokenizer)
+    ids = [given.get(i, row) for i, row in enumerate(begun)]
     for i, row in enumerate(ids):
         if max_prompt_length is not None and len(row) > max_prompt_length:
             what = f"the prompt has {len(row)} tokens"
-            raise UserError(what, where=f"{where}, row {i}", allowed=f"at most {max_prompt_length}")
+            raise UserError(what, where=named[i], allowed=f"at most {max_prompt_length}")
     return ids
+
+
+def _prompt_text(prompt: Any, tokenizer: Any, where: str) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if not prompt:
+        raise UserError("is a conversation without a turn", where=where)
+    return render(tokenizer, prompt, generation_prompt=True, where=where)
+
+
+def _is_ids(prompt: Sequence[Any]) -> bool:
+    return len(prompt) > 0 and not isinstance(prompt[0], dict)
+
+
+def check_ids(prompt: Sequence[Any], where: str) -> Ids:
+    """Token ids as a list; anything but whole numbers >= 0 is refused with `where`."""
+    if bad := [x for x in prompt if isinstance(x, bool) or not isinstance(x, int) or x < 0]:
+        what = f"holds {bad[0]!r}, which is no token id"
+        raise UserError(what, where=where, allowed="text, a conversation, or whole numbers >= 0")
+    return list(prompt)
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[Ids]:

@@ -79,7 +79,7 @@ def test_prompts_begin_as_the_tokenizer_would() -> None:
     assert r.ids[0].tolist()[:3] == [1, *a, *a]  # the first token survives a cut on the left
     with pytest.raises(UserError, match="prompts, row 1: the prompt has 3 tokens"):
         encode_prompts(["a", "aaa"], TOKENIZER, max_prompt_length=2)
-    with pytest.raises(UserError, match="^second: the prompt has 3 tokens"):
+    with pytest.raises(UserError, match=r"^second: the prompt has 3 tokens"):
         encode_prompts(["a", "aaa"], TOKENIZER, max_prompt_length=2, places=["first", "second"])
 
 

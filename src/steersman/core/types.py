@@ -7,6 +7,7 @@ the O(N L) invariants are in `Rollouts.check`, which loaders and tests call once
 Leaves out: transitions of control problems (`offline`), text (`language`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -132,6 +133,40 @@ class Rollouts:
         """The same batch with the given streams added or replaced."""
         return replace(self, streams=self.streams | streams)
 
+    def widen(self, width: int) -> "Rollouts":
+        """The same batch with padding up to `width` columns."""
+        extra = width - self.ids.shape[1]
+        if extra <= 0:
+            return self
+        pad = torch.nn.functional.pad
+        grown: dict[str, Any] = {k: pad(x, (0, extra)) for k in _PER_TOKEN if (x := getattr(self, k)) is not None}
+        beside = {2: (0, extra), 3: (0, 0, 0, extra)}
+        streams = {k: x if x.ndim == 1 else pad(x, beside[x.ndim]) for k, x in self.streams.items()}
+        return replace(self, **grown, streams=streams)
+
+    @classmethod
+    def concat(cls, parts: "Sequence[Rollouts]") -> "Rollouts":
+        """The rows of several batches, one behind the other.
+
+        Raises:
+            UserError: no batch at all, or an optional field or stream that some have and others lack.
+        """
+        if not parts:
+            raise UserError("there is nothing to join", where="Rollouts.concat")
+        first = parts[0]
+        for name in (*_OPTIONAL, *(k for p in parts for k in p.streams)):
+            have = [(p.streams.get(name) if name not in _OPTIONAL else getattr(p, name)) is not None for p in parts]
+            if any(have) and not all(have):
+                raise UserError(f"{name} is there in some parts only", where="Rollouts.concat")
+        wide = [p.widen(max(q.ids.shape[1] for q in parts)) for p in parts]
+        joined: dict[str, Any] = {
+            k: torch.cat([getattr(p, k) for p in wide]) for k in _TENSORS if getattr(first, k) is not None
+        }
+        if first.answer is not None:
+            joined["answer"] = tuple(a for p in parts for a in p.answer or ())
+        streams = {k: torch.cat([p.streams[k] for p in wide]) for k in first.streams}
+        return replace(first, **joined, streams=streams)
+
     def check(self) -> "Rollouts":
         """Verify what construction cannot in O(1), and return the batch.
 
@@ -162,6 +197,7 @@ _PER_TOKEN = ("ids", "action", "forced", "logp_behaviour")
 _DTYPES = dict.fromkeys(("ids", "length", "prompt_length", "group", "stop", "version"), torch.int64) | dict.fromkeys(
     ("action", "forced", "valid", "correct"), torch.bool
 )
+_OPTIONAL = ("logp_behaviour", "reward", "correct", "answer")
 _TENSORS = tuple(f.name for f in fields(Rollouts) if f.name not in ("answer", "streams"))
 
 

@@ -282,8 +282,8 @@ class _Run:
         self.referred = [step_of(p) for p in list_checkpoints(self.run.path / "best")][-self.habits.keep :]
 
     def _forget_after(self, step: int) -> None:
-        """Cut what will be written again: rows of metrics and clock, and later checkpoints of this run."""
-        for name in ("metrics", "clock"):
+        """Cut what will be written again: rows of metrics, clock and samples, and later checkpoints of this run."""
+        for name in ("metrics", "clock", "samples"):
             self.run.truncate_after(name, step)
         for root in (self.run.checkpoints, self.run.path / "best"):
             drop_after(root, step)

@@ -15,6 +15,7 @@ from steersman.core.component import Moment
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.language.decode import generate
+from steersman.language.load import context_length
 from steersman.language.pack import micro_batches, take
 from steersman.language.score import response_logp
 from steersman.language.trunk import last_hidden
@@ -59,6 +60,11 @@ class LocalEngine:
     def device(self) -> torch.device:
         """Where the models are."""
         return next(self.policy.parameters()).device
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a row; None = no limit."""
+        return context_length(self.policy.config)
 
     def sample(self, prompts: Prompts, drawing: Drawing, at: Moment, seed: int) -> Rollouts:
         """Draw responses; `version` is the number of optimiser steps done.

@@ -1,0 +1,83 @@
+"""Measuring a policy on held-out prompts: accuracy with its interval, reward, lengths, pass@k.
+
+The noise of evaluation is the same each time (common random numbers) and none of training's. Leaves out: comparing two
+policies (`recipes.evaluate`).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steersman.core.component import Moment
+from steersman.core.noise import generator
+from steersman.core.types import STOP_EOS
+from steersman.stats import bootstrap, pass_at_k, wilson
+from steersman.task.world import World
+from steersman.train.engine.work import Drawing
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How held-out prompts are answered: how many of them (None = all), samples each, temperature (0 = greedy)."""
+
+    prompts: int | None = None
+    samples: int = 1
+    temperature: float = 1.0
+
+
+def evaluate(engine: Any, world: World, drawing: Drawing, how: Evaluation, seed: int) -> dict[str, float]:
+    """Answer and grade the held-out prompts; empty where there are none.
+
+    Returns:
+        `reward`, `length` (tokens), `ended_share`, `invalid_share`; where the grader says what is correct also
+        `accuracy` with `accuracy_low`, `accuracy_high` (95 %; Wilson, or with several samples a prompt the bootstrap
+        over prompts) and `pass_at_k` for the number of samples. Invalid rows count nowhere but in their share.
+    """
+    prompts = world.held_out(how.prompts)
+    if prompts is None:
+        return {}
+    sampling = drawing.sampling.model_copy(update={"temperature": how.temperature})
+    drawing = replace(drawing, samples=how.samples, sampling=sampling)
+    own = int(generator(seed, "evaluation").integers(2**31))
+    drawn = engine.sample(prompts, drawing, Moment(own), own)
+    rows = [row for row in prompts.rows for _ in range(how.samples)]
+    graded = engine.share(
+        len(drawn),
+        lambda p: [world.grade(drawn.index(slice(p.start, p.stop)), rows[p.start : p.stop])] if p else [],
+    )
+    valid = torch.cat([g.scores.valid for g in graded]).cpu() & drawn.valid
+    reward = torch.cat([g.scores.value for g in graded]).cpu()[valid]
+    told = {
+        "reward": float(reward.double().mean()),
+        "length": float(drawn.action.sum(1).double().mean()),
+        "ended_share": float((drawn.stop == STOP_EOS).double().mean()),
+        "invalid_share": float((~valid).double().mean()),
+    }
+    if all("correct" in g.scores.parts for g in graded):
+        correct = torch.cat([g.scores.parts["correct"] for g in graded]).bool().cpu()
+        told |= accuracy(correct.view(-1, how.samples), valid.view(-1, how.samples), seed)
+    return told
+
+
+def accuracy(correct: Tensor, valid: Tensor, seed: int) -> dict[str, float]:
+    """Accuracy of P prompts with S samples each ``[P, S]``, the prompt being the unit of the interval."""
+    right, made = (correct & valid).sum(1).numpy(), valid.sum(1).numpy()
+    some = made > 0
+    if not some.any():
+        return {}
+    right, made = right[some], made[some]
+    if correct.shape[1] == 1:
+        found = wilson(int(right.sum()), len(right))
+        return {"accuracy": found.value, "accuracy_low": found.low, "accuracy_high": found.high}
+    mean, k = right / made, int(made.min())
+    found = bootstrap(mean, resamples=_RESAMPLES, seed=seed)
+    return {
+        "accuracy": found.value,
+        "accuracy_low": found.low,
+        "accuracy_high": found.high,
+        f"pass_at_{k}": float(pass_at_k(made, right, k).mean()),
+    }

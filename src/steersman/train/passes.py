@@ -1,0 +1,166 @@
+"""Forward passes that stages ask for: which are possible, and running each one once, when it is needed.
+
+A stage names the streams it reads, or declares a `Pass` under another context. Passes over the same rows by the same
+model become one forward; only valid rows, and of them only those a pass asks for, are run. A response is never
+tokenised again: its ids are put behind the other context as they are.
+Leaves out: the forward itself (`engine`), the order of stages (`rl`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steersman.core.component import OWN_PASSES, Component, Pass, Stage, check_pipeline
+from steersman.core.errors import UserError
+from steersman.core.streams import STREAMS
+from steersman.core.types import Rollouts
+from steersman.train.terms import Term
+
+Rows = Callable[[Rollouts], Sequence[Mapping[str, Any]]]
+"""The grader's row of each rollout."""
+_SAMPLER = ("logp_behaviour",)
+
+
+def check_parts(
+    stages: Sequence[Component], terms: Sequence[Term], gives: Iterable[str], critic: bool, reference: bool = True
+) -> frozenset[str]:
+    """Refuse stages and terms that cannot work together, before any compute.
+
+    Args:
+        stages: in the order they will run.
+        terms: of the objective.
+        gives: optional fields of the rollouts that sampling and grading fill.
+        critic, reference: whether there is one.
+
+    Returns:
+        The streams that terms read and a forward pass or a stage gives.
+
+    Raises:
+        UserError: names the stage or term, the stream or field it lacks, and who gives it.
+    """
+    there = {"policy": True, "critic": critic, "reference": reference}
+    own = [name for name, p in OWN_PASSES.items() if there[p.by]]
+    have = check_pipeline(stages, own)
+    known = {*gives, *_SAMPLER}
+    for place, stage in enumerate(stages):
+        for pass_ in stage.passes() if isinstance(stage, Stage) else ():
+            if not there[pass_.by]:
+                raise UserError(f"{type(stage).__name__} asks for a pass by a {pass_.by}", where=f"stages[{place}]")
+        for name in getattr(stage, "fields", ()):
+            if name not in known:
+                what = f"{type(stage).__name__} reads {name!r}, which this task's grader does not give"
+                raise UserError(what, where=f"stages[{place}]", allowed=", ".join(sorted(known)))
+    for term in terms:
+        if term.model == "critic" and not critic:
+            raise UserError(f"the {term.name} loss needs a critic", where="critic", cure="Add the table [critic].")
+        for name in term.needs:
+            if name not in have:
+                what = f"the {term.name} loss needs {name!r}, which no stage gives"
+                raise UserError(what, where="stages", cure=f"It is given by: {STREAMS[name].given_by}.")
+    return frozenset(n for t in terms for n in t.needs)
+
+
+class Passes:
+    """The passes of one step: what was run already is not run again.
+
+    Args:
+        engine: has `score`.
+        encode: texts, conversations or ids -> token ids.
+        temperature: divides the logits, as sampled with.
+        context: most tokens of a row; None = no limit.
+    """
+
+    def __init__(
+        self, engine: Any, encode: Callable[[Sequence[Any]], list[list[int]]], temperature: float, context: int | None
+    ) -> None:
+        self.engine, self.encode, self.temperature, self.context = engine, encode, temperature, context
+        self.done: dict[str, Pass] = {}
+        self.tokens = 0
+
+    def before(self, stage: Component, rollouts: Rollouts, rows: Rows) -> Rollouts:
+        """The rollouts with the streams that `stage` needs from a forward pass."""
+        wanted = [OWN_PASSES[n] for n in stage.needs if n in OWN_PASSES and n not in rollouts.streams]
+        asked = stage.passes() if isinstance(stage, Stage) else ()
+        return self.run([*wanted, *(p for p in asked if self.done.get(p.stream) != p)], rollouts, rows)
+
+    def run(self, passes: Sequence[Pass], rollouts: Rollouts, rows: Rows) -> Rollouts:
+        """The rollouts with the streams of `passes`; those that differ in the quantity alone share a forward."""
+        shared: dict[tuple[Any, ...], list[Pass]] = {}
+        for p in passes:
+            shared.setdefault((p.by, p.before, p.rows), []).append(p)
+        for alike in shared.values():
+            rollouts = rollouts.with_streams(**self._forward(alike, rollouts, rows))
+            self.done |= {p.stream: p for p in alike}
+        return rollouts
+
+    def _forward(self, alike: Sequence[Pass], rollouts: Rollouts, rows: Rows) -> dict[str, Tensor]:
+        first = alike[0]
+        chosen = rollouts.valid if first.rows is None else rollouts.valid & first.rows(rollouts)
+        part = rollouts.index(chosen)
+        shown = part
+        if first.before is not None and len(part):
+            shown = under(part, self.encode(first.before(part, rows(part))), self.context)
+        quantity = {p.stream: "value_end" if p.stream == "value_end" else p.quantity for p in alike}
+        told = self.engine.score(shown, first.by, list(dict.fromkeys(quantity.values())), self.temperature)
+        self.tokens += int(shown.length.sum())
+        out = {}
+        for stream, name in quantity.items():
+            x = told.get(name)
+            if x is None:  # no row
+                x = torch.zeros(0, *shown.ids.shape[1 : len(STREAMS[stream].shape.split()[:2])], *_width(stream))
+            elif shown is not part and x.ndim > 1:
+                x = back(x, shown, part)
+            whole = x.new_zeros(len(rollouts), *x.shape[1:])
+            whole[chosen] = x
+            out[stream] = whole
+        return out
+
+
+def _width(stream: str) -> tuple[int, ...]:
+    return (1,) if STREAMS[stream].shape == "N L D" else ()
+
+
+def under(rollouts: Rollouts, before: Sequence[Sequence[int]], context: int | None = None) -> Rollouts:
+    """The same responses behind other prompts; only what a scoring pass reads is carried over.
+
+    Args:
+        rollouts: N rows.
+        before: token ids of each new prompt, at least one.
+        context: most tokens of a row; None = no limit.
+
+    Raises:
+        UserError: not one prompt a row, an empty prompt, or a row longer than the context.
+    """
+    if len(before) != len(rollouts):
+        raise UserError(f"{len(before)} contexts for {len(rollouts)} rows", where="context")
+    size = torch.tensor([len(b) for b in before], device=rollouts.ids.device)
+    length = size + rollouts.length - rollouts.prompt_length
+    for what, bad in (("is empty", size < 1), (f"and response exceed {context} tokens", length > (context or length))):
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0, 0])
+            raise UserError(f"the text before the response {what}", where=f"context of row {row}")
+    width = int(length.max())
+    column = torch.arange(width, device=size.device)
+    old = (column - size[:, None] + rollouts.prompt_length[:, None]).clamp(0, rollouts.ids.shape[1] - 1)
+    inside = (column >= size[:, None]) & (column < length[:, None])
+    prompt = torch.zeros(len(before), width, dtype=torch.int64)
+    for row, ids in enumerate(before):
+        prompt[row, : len(ids)] = torch.tensor(ids)
+    ids = torch.where(inside, rollouts.ids.gather(1, old), prompt.to(size.device))
+    action, forced = (inside & getattr(rollouts, k).gather(1, old) for k in ("action", "forced"))
+    known = {k: getattr(rollouts, k) for k in ("group", "valid", "stop", "weight", "version")}
+    return replace(Rollouts.of(ids, length, size, forced=forced, **known), action=action)
+
+
+def back(x: Tensor, shown: Rollouts, original: Rollouts) -> Tensor:
+    """A per-token stream of rows under other prompts, aligned to the original rows."""
+    column = torch.arange(original.ids.shape[1], device=x.device)
+    place = column - original.prompt_length[:, None] + shown.prompt_length[:, None]
+    inside = (column >= original.prompt_length[:, None]) & (column < original.length[:, None])
+    place = torch.where(inside, place, 0)
+    index = place if x.ndim == 2 else place[..., None].expand(*place.shape, x.shape[2])
+    inside = inside if x.ndim == 2 else inside[..., None]
+    return torch.where(inside, x.gather(1, index), 0.0)

@@ -4,7 +4,7 @@ A new component adds one entry to `CASES` (how to call it, on which inputs) and 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,10 @@ from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
 from steersman.objective import components as objective
 from steersman.objective import components_advantage as advantage
 from steersman.objective import components_policy as policy
+from steersman.objective import components_reward as reward
+from steersman.objective.select import rows as select_rows
+from steersman.objective.select.groups import DynamicSampling
+from steersman.objective.select.tokens import TopEntropy
 
 FLOAT32 = 1e-6  # a permuted batch may be summed in another order
 
@@ -81,24 +85,36 @@ def token_stage(component: Stage, bad: dict[str, Any], needs: str, gives: str = 
     """A stage whose first input is the stream `needs`, beside rewards and log-probabilities."""
 
     def call(stage: Stage, x: torch.Tensor, reward: torch.Tensor, group: torch.Tensor, old: torch.Tensor):
-        streams = {"logp_old": old, "logp_ref": old - 0.1, needs: x}
+        streams = {"logp_old": old, "logp_ref": old - 0.1, "value_end": old[:, 0], needs: x}
         return stage(batch(reward, group, **streams))[0].streams[gives]
 
     same = (torch.zeros(2, 3), torch.zeros(2), torch.tensor([3, 3]), torch.zeros(2, 3))
     return Case(component, (SIGNED, H, GROUP, OLD), same, bad, call)
 
 
-def corrected(stage: policy.ImportanceCorrection, logp: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """Weighted log-probabilities, the form in which weights meet a gradient."""
+def weighed(stage: Stage, logp: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Weighted log-probabilities, the form in which token weights meet a gradient; every second row was cut."""
     n = len(logp)
     rows = Rollouts.of(
         torch.zeros(n, 3, dtype=torch.int64),
         torch.full((n,), 3),
         torch.zeros(n, dtype=torch.int64),
+        stop=torch.where(old[:, 0] > -1, STOP_LENGTH, STOP_EOS),
         logp_behaviour=logp.detach(),
-        streams={"logp_old": old},
+        streams={"logp_old": old, "advantage": old + 1.1, "entropy": -old},
     )
     return stage(rows)[0].streams["token_weight"] * logp
+
+
+def weighing(component: Stage, bad: dict[str, Any]) -> Case:
+    return Case(component, (LOGP, OLD), (torch.zeros(2, 3), torch.zeros(2, 3)), bad, weighed)
+
+
+def kept(stage: Stage, score: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """The scores of the rows that a stage keeps, 0 for those that it drops; positive scores are correct."""
+    rows = replace(batch(score, group), correct=score.detach() > 0, version=torch.arange(len(score)))
+    left = stage(rows)[0].version
+    return score * torch.zeros(len(score)).index_fill(0, left, 1.0)
 
 
 def credited(stage: advantage.UniformCredit, row: torch.Tensor) -> torch.Tensor:
@@ -159,26 +175,29 @@ CASES = {
         {"estimator": "k4"},
         lambda c, logp, ref: c(logp, ref, ref - 0.1),
     ),
-    "importance": Case(
-        policy.ImportanceCorrection(mode="sequence_mask", high=3.0, low=0.1),
-        (LOGP, OLD),
-        (torch.zeros(2, 3), torch.zeros(2, 3)),
-        {"high": 0.5},
-        corrected,
+    "importance": weighing(policy.ImportanceCorrection(mode="sequence_mask", high=3.0, low=0.1), {"high": 0.5}),
+    "overlong_filter": weighing(select_rows.OverlongFilter(), {"exclude_from_group": "perhaps"}),
+    "off_policy_mask": weighing(select_rows.OffPolicyMask(delta=0.1), {"delta": -0.1}),
+    "top_entropy": weighing(TopEntropy(keep=0.4), {"keep": 0.0}),
+    "dynamic_sampling": Case(
+        DynamicSampling(short="stop"), (H, GROUP), (torch.ones(3), torch.tensor([2, 2, 7])), {"rounds": 0}, kept
     ),
     "grpo": row_stage(advantage.GRPO(), {"scale": "rows"}),
     "grpo by batch": row_stage(advantage.GRPO(scale="batch"), {"eps": -1.0}),
     "rloo": row_stage(advantage.RLOO(), {"kind": "other"}),
     "opo": row_stage(advantage.OPO(), {"kind": "other"}),
     "passk": row_stage(advantage.PassK(), {"eps": float("nan")}),
+    "baseline": row_stage(advantage.Baseline(), {"value": "group_mean"}),
+    "baseline constant": row_stage(advantage.Baseline(value=0.25), {"value": float("inf")}),
     "reinforce_pp_baseline": row_stage(advantage.ReinforcePPBaseline(), {"kind": "other"}, "advantage"),
     "shape_reward": row_stage(
-        advantage.ShapeReward(mean=1.0, std=2.0, clip=3.0, missing_eos="penalty"), {"std": 0.0}, "token_reward"
+        reward.ShapeReward(mean=1.0, std=2.0, clip=3.0, missing_eos="penalty"), {"std": 0.0}, "token_reward"
     ),
-    "overlong": row_stage(advantage.Overlong(limit=4, cache=2), {"cache": 0}, "token_reward"),
+    "overlong": row_stage(reward.Overlong(limit=4, cache=2), {"cache": 0}, "token_reward"),
     "reinforce_pp": token_stage(advantage.ReinforcePP(), {"gamma": 1.1}, "token_reward"),
     "gae": token_stage(advantage.GAE(), {"lam": -0.1}, "value"),
-    "kl_reward": token_stage(advantage.KLReward(), {"beta": -1.0}, "token_reward", "token_reward"),
+    "gae bootstrap": token_stage(advantage.GAE(truncation="bootstrap"), {"truncation": "drop"}, "value"),
+    "kl_reward": token_stage(reward.KLReward(), {"beta": -1.0}, "token_reward", "token_reward"),
     "uniform": Case(advantage.UniformCredit(), (H,), (torch.zeros(3),), {"kind": "other"}, credited),
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -1,4 +1,7 @@
-"""Reward and advantage stages on rollouts: which streams they read and write, their order, counts, state."""
+"""Advantage stages on rollouts: which streams they read and write, their counts, which order is refused."""
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
 from steersman.objective import components_advantage as stages
 from steersman.objective.advantage import gae as tokens
 from steersman.objective.advantage import group as rows
+from steersman.objective.components_reward import KLReward, ShapeReward
 
 FLOAT32 = 1e-6  # float32 sums
 
@@ -24,11 +28,6 @@ def rollouts(**known):
     stop = torch.tensor([STOP_EOS, STOP_LENGTH, STOP_EOS, STOP_EOS])
     defaults = {"group": GROUP, "reward": REWARD, "valid": VALID, "stop": stop}
     return Rollouts.of(torch.zeros(4, 6, dtype=torch.int64), LENGTH, torch.full((4,), 2), **(defaults | known))
-
-
-def with_logp(batch):
-    g = torch.arange(24.0).view(4, 6)
-    return batch.with_streams(logp_old=-1 - g / 24, logp_ref=-1 - g.flip(1) / 24)
 
 
 def test_row_stages_are_their_functions():
@@ -76,58 +75,40 @@ def test_gae(whiten):
     advantage, returns = tokens.gae(stages.token_rewards(batch), value, mask, 0.9, 0.8)
     assert torch.equal(out.streams["advantage"], tokens.whiten(advantage, mask) if whiten else advantage)
     assert torch.equal(stage.estimate(batch)[1], returns)
+    assert torch.equal(out.streams["returns"], returns)
     assert metrics["return_mean"] == pytest.approx(float(returns[mask].mean()), abs=FLOAT32)
 
 
-def test_reward_stages_in_order():
-    shape = stages.ShapeReward(mean=1.0, std=2.0, clip=0.75, missing_eos="replace", missing_eos_value=-1.0)
-    batch, metrics = shape(with_logp(rollouts()))
-    assert torch.equal(batch.streams["token_reward"].sum(1), torch.tensor([0.0, -1.0, 0.75, 0.0]))
-    assert metrics == {"not_ended_share": pytest.approx(1 / 3), "rows_without_action": 0}
-    batch, metrics = stages.Overlong(limit=4, cache=2)(batch)
-    assert torch.equal(batch.streams["token_reward"].sum(1), torch.tensor([0.0, -2.0, 0.25, 0.0]))
-    assert metrics == {"punished_share": pytest.approx(2 / 3)}
-    before = batch.streams["token_reward"]
-    batch, metrics = stages.KLReward(beta=0.5)(batch)
-    mask = batch.action & VALID[:, None]
-    kl = (batch.streams["logp_old"] - batch.streams["logp_ref"]) * mask
-    assert torch.allclose(batch.streams["token_reward"], before - 0.5 * kl, atol=FLOAT32, rtol=0)
-    assert metrics == {"kl_row": pytest.approx(float(kl.sum()) / 3, abs=FLOAT32), "beta": 0.5}
-    score = stages.row_scores(batch)
-    assert torch.allclose(score, (before - 0.5 * kl).sum(1).where(VALID, REWARD), atol=FLOAT32, equal_nan=True)
-    got = stages.RLOO()(batch)[0].streams["advantage_row"]
-    assert torch.equal(got, rows.rloo(score, GROUP, VALID))
-    with pytest.raises(UserError, match="exists already"):
-        shape(batch)
+def test_cut_rows_go_on_with_the_value_after_their_last_token():
+    """The bootstrapped return of a row is that of a row whose last reward is larger by gamma V(end)."""
+    value, end = torch.arange(24.0).view(4, 6) / 10, torch.tensor([9.0, 5.0, 9.0, torch.nan])
+    batch = rollouts().with_streams(value=value, value_end=end)
+    stage = stages.GAE(gamma=0.9, lam=0.8, whiten=False, truncation="bootstrap")
+    out, _ = stage(batch)
+    more = stages.token_rewards(batch)
+    more[1, 5] += 0.9 * 5  # the second row is the only valid one that was cut
+    want = stages.GAE(gamma=0.9, lam=0.8, whiten=False)(batch.with_streams(token_reward=more))[0]
+    for name in ("advantage", "returns"):
+        assert torch.allclose(out.streams[name], want.streams[name], atol=FLOAT32, rtol=0)
+    monte_carlo, _ = stages.GAE(gamma=0.9, lam=1.0, truncation="bootstrap")(batch)
+    assert float(monte_carlo.streams["returns"][1, 2]) == pytest.approx(0.9**4 * 5)
+    assert float(monte_carlo.streams["returns"][0, 2]) == pytest.approx(0.9)
+    ended, _ = stages.GAE(gamma=0.9, lam=1.0)(batch)
+    assert not ended.streams["returns"][1].any()
 
 
-def test_a_row_without_actions_keeps_its_reward_in_the_group():
-    forced = torch.zeros(4, 6, dtype=torch.bool)
-    forced[0, 2:4] = True
-    batch, metrics = stages.ShapeReward()(rollouts(forced=forced))
-    assert metrics["rows_without_action"] == 1
-    assert not batch.streams["token_reward"][0].any()
-    assert torch.equal(stages.row_scores(batch)[:3], REWARD[:3])
-
-
-def test_adaptive_coefficient_is_state_that_survives_resume():
-    stage = stages.KLReward(beta=0.2, target=1e-3, horizon=100)
-    batch = with_logp(rollouts())
-    batch = batch.with_streams(logp_old=batch.streams["logp_ref"] + 0.5)
-    assert stage.state_dict() == {}
-    assert stage(batch)[1]["beta"] == 0.2
-    second = stage(batch)[1]["beta"]
-    assert second == pytest.approx(0.2 * (1 + 0.2 * 3 / 100))
-    again = stages.KLReward(beta=0.2, target=1e-3, horizon=100)
-    again.load_state_dict(stage.state_dict())
-    assert again(batch)[1]["beta"] == stage(batch)[1]["beta"] > second
-    again.load_state_dict({})
-    assert again(batch)[1]["beta"] == 0.2
+def test_needs_are_those_of_the_configured_stage():
+    stage = stages.GAE(truncation="bootstrap")
+    assert stages.GAE().needs == ("value",)
+    assert stage.needs == ("value", "value_end")
+    with pytest.raises(UserError, match="GAE needs 'value_end'"):
+        check_pipeline([stage], ["value"])
+    assert {"advantage", "returns"} <= check_pipeline([stage], ["value", "value_end"])
 
 
 def test_pipelines():
     given = ["logp_old", "logp_ref"]
-    order = [stages.ShapeReward(), stages.KLReward(), stages.RLOO(), stages.UniformCredit()]
+    order = [ShapeReward(), KLReward(), stages.RLOO(), stages.UniformCredit()]
     assert "advantage" in check_pipeline(order, given)
     with pytest.raises(UserError, match="KLReward needs 'logp_ref'"):
         check_pipeline(order, ["logp_old"])
@@ -137,29 +118,67 @@ def test_pipelines():
         check_pipeline([stages.GAE()], given)
 
 
-def test_unions():
-    advantage, reward = TypeAdapter(stages.AdvantageComponent), TypeAdapter(stages.RewardStage)
+def test_union():
+    advantage = TypeAdapter(stages.AdvantageComponent)
     assert advantage.validate_python({"kind": "grpo", "scale": "none"}) == stages.GRPO(scale="none")
-    assert advantage.validate_python({"kind": "gae"}) == stages.GAE(gamma=1.0, lam=0.95)
-    assert reward.validate_python({"kind": "overlong"}) == stages.Overlong(limit=20480, cache=4096)
+    assert advantage.validate_python({"kind": "gae"}) == stages.GAE(gamma=1.0, lam=0.95, truncation="end")
+    assert advantage.validate_python({"kind": "baseline", "value": 1}) == stages.Baseline(value=1.0)
+    assert advantage.validate_python({"kind": "baseline"}) == stages.Baseline(value="batch_mean")
     with pytest.raises(ValidationError, match="critic"):
         advantage.validate_python({"kind": "critic"})
 
 
 def test_rollouts_without_a_reward_are_refused():
-    for stage in (stages.GRPO(), stages.ReinforcePP(), stages.ShapeReward(), stages.Overlong()):
+    for stage in (stages.GRPO(), stages.ReinforcePP(), stages.Baseline()):
         with pytest.raises(UserError, match="no reward"):
             stage(rollouts(reward=None))
 
 
-@pytest.mark.parametrize(
-    ("cls", "options", "match"),
-    [
-        (stages.ShapeReward, {"mean": 0.0}, "both or neither"),
-        (stages.ShapeReward, {"missing_eos": "penalty", "missing_eos_value": -1.0}, "subtracted"),
-        (stages.Overlong, {"limit": 10, "cache": 11}, "longer than limit"),
-    ],
-)
-def test_options_that_cannot_work_together(cls, options, match):
-    with pytest.raises(ValidationError, match=match):
-        cls(**options)
+def test_baselines_are_of_the_batch_and_know_no_groups():
+    out, metrics = stages.Baseline(value=0.25)(rollouts())
+    assert torch.equal(out.streams["advantage_row"], torch.tensor([0.75, -0.25, 2.75, 0.0]))
+    assert metrics == {"rows": 4, "invalid_rows": 1, "baseline": 0.25, "silent_row_share": 0}
+    out, metrics = stages.Baseline()(rollouts())
+    assert torch.allclose(out.streams["advantage_row"], torch.tensor([-1 / 3, -4 / 3, 5 / 3, 0.0]), atol=FLOAT32)
+    assert metrics["baseline"] == pytest.approx(4 / 3)
+    shuffled, _ = stages.Baseline()(rollouts(group=torch.tensor([4, 1, 3, 2])))
+    assert torch.equal(shuffled.streams["advantage_row"], out.streams["advantage_row"])
+    out, metrics = stages.Baseline()(rollouts(reward=torch.full((4,), 0.1)))
+    assert not out.streams["advantage_row"].any()  # exactly 0, whatever the rounding of the mean
+    assert metrics["silent_row_share"] == 1
+    scored = rollouts().with_streams(token_reward=torch.ones(4, 6))  # two, four and three actions
+    assert torch.equal(stages.Baseline(value=2.0)(scored)[0].streams["advantage_row"], torch.tensor([0.0, 2, 1, 0]))
+
+
+ROW_STAGES = [stages.GRPO(), stages.GRPO(scale="batch"), stages.RLOO(), stages.OPO(), stages.PassK(), stages.Baseline()]
+TOKEN_STAGES = [stages.ReinforcePP(gamma=0.9), stages.ReinforcePPBaseline(), stages.GAE(truncation="bootstrap")]
+
+
+@pytest.mark.parametrize("stage", ROW_STAGES + TOKEN_STAGES, ids=lambda s: s.kind)
+def test_group_layout_does_not_matter(stage):
+    """Groups of 1 to 4 rows with arbitrary ids, scattered over the batch, some invalid, one row twice."""
+    group = torch.tensor([5, -3, 5, 2**40, -3, 5, 11, 5, -3, 11])
+    reward = torch.tensor([1.0, 0, 0, 1, 1, torch.nan, 0.5, 0, 2, 1])
+    valid = ~reward.isnan()
+    grid = torch.arange(60.0).view(10, 6)
+    ids, start, length = torch.zeros(10, 6, dtype=torch.int64), torch.arange(10) % 3, 3 + torch.arange(10) % 4
+    known = {"group": group, "reward": reward, "valid": valid, "stop": torch.arange(10) % 2}
+    batch = Rollouts.of(ids, length, start, **known, streams={"value": grid.sin(), "value_end": grid.cos()[:, 0]})
+    batch = batch.index(torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 4]))
+    order = torch.tensor([3, 10, 0, 7, 1, 9, 2, 8, 5, 4, 6])
+    names = torch.unique(batch.group, return_inverse=True)[1] * 7 % 4 - 1  # other ids in another order
+    name = stage.gives[0]
+    want = stage(batch)[0].streams[name]
+    moved = stage(replace(batch, group=names).index(order))[0].streams[name]
+    assert torch.allclose(moved, want[order], atol=FLOAT32, rtol=0)
+    assert want.any()
+    assert not want[~batch.valid].any()
+
+
+@pytest.mark.parametrize("stage", [*ROW_STAGES, *TOKEN_STAGES, stages.UniformCredit()], ids=lambda s: s.kind)
+def test_all_rows_dropped(stage):
+    batch = rollouts().with_streams(value=torch.zeros(4, 6), value_end=torch.zeros(4), advantage_row=torch.zeros(4))
+    out, metrics = stage(batch.index(torch.zeros(4, dtype=torch.bool)))
+    assert len(out) == 0
+    assert out.streams[stage.gives[0]].shape[0] == 0
+    assert all(math.isfinite(x) for x in metrics.values())

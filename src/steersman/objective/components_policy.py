@@ -18,6 +18,7 @@ from steersman.objective.components import NotNegative, Positive
 from steersman.objective.divergence import Estimator, Gradient, check_pair, kl_penalty
 from steersman.objective.loss import importance, policy
 from steersman.objective.loss.value import clipped_value
+from steersman.objective.select.tokens import weigh
 
 EpsLow = Annotated[float, Field(ge=0, le=1)]
 TokenPair = tuple[Tensor, Tensor]
@@ -156,6 +157,7 @@ class ImportanceCorrection(Stage):
 
     needs = ("logp_old",)
     gives = ("token_weight",)
+    fields = ("logp_behaviour",)
     kind: Literal["importance"] = "importance"
     mode: importance.Correction = "token_truncate"
     high: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
@@ -173,7 +175,6 @@ class ImportanceCorrection(Stage):
         mask = rollouts.action & rollouts.valid[:, None]
         old = rollouts.streams["logp_old"]
         w = importance.importance_weight(old, rollouts.logp_behaviour, mask, self.mode, self.high, self.low)
-        before = rollouts.streams.get("token_weight")
         tokens = max(int(mask.sum()), 1)
         metrics = {"weight_mean": float(w.sum()) / tokens, "dropped_share": float((mask & (w == 0)).sum()) / tokens}
-        return rollouts.with_streams(token_weight=w if before is None else before * w), metrics
+        return weigh(rollouts, w), metrics

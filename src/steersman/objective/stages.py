@@ -1,0 +1,23 @@
+"""The one union of all stages that a configuration can name by ``kind``, in any order, as often as it likes.
+
+Leaves out: the stages themselves; a user's own stage, which recipes admit beside these; the order (`core.component`).
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from steersman.objective.components_advantage import AdvantageComponent, UniformCredit
+from steersman.objective.components_policy import ImportanceCorrection
+from steersman.objective.components_reward import RewardStage
+from steersman.objective.select.groups import DynamicSampling
+from steersman.objective.select.rows import OffPolicyMask, OverlongFilter
+from steersman.objective.select.tokens import TopEntropy
+
+SelectStage = Annotated[DynamicSampling | OverlongFilter | OffPolicyMask | TopEntropy, Field(discriminator="kind")]
+"""Every stage that selects groups, rows or tokens."""
+
+AnyStage = Annotated[
+    RewardStage | SelectStage | AdvantageComponent | UniformCredit | ImportanceCorrection, Field(discriminator="kind")
+]
+"""Every stage of ours."""

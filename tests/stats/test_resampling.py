@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from steersman.core.errors import UserError
-from steersman.stats import bootstrap, hierarchical_bootstrap, iqm, paired_bootstrap
+from steersman.stats import (
+    bootstrap,
+    hierarchical_bootstrap,
+    iqm,
+    paired_bootstrap,
+    ratio_bootstrap,
+    share_interval,
+    wilson,
+)
 
 ROUNDING = 1e-9
 SUMS = 1e-6  # values up to 1,000 summed in other orders
@@ -170,6 +178,36 @@ def test_hierarchical_bootstrap_limits():
     assert hierarchical_bootstrap([[1.0, 2.0], [3.0, 5.0]]) == hierarchical_bootstrap([[1.0, 2.0], [3.0, 5.0]])
 
 
+def test_share_interval():
+    assert share_interval([1.0, 0, 1, 1]) == wilson(3, 4)
+    assert share_interval([1.0] * 5) == wilson(5, 5)
+    x = [0.25, 0.5, 1.0, 0.0]
+    assert share_interval(x, seed=3) == bootstrap(x, seed=3)
+    alike = share_interval([0.5] * 3)  # 1.5 of 3
+    assert (alike.value, alike.low, alike.high) == (0.5, wilson(1, 3).low, wilson(2, 3).high)
+
+
+def test_ratio_bootstrap_is_that_of_pooled_totals():
+    a, b = np.array([1.0, 8.0, 3.0, 0.0, 2.0]), np.array([2.0, 4.0, 1.0, 5.0, 3.0])
+    assert ratio_bootstrap(a, b).value == pytest.approx(14 / 15, abs=ROUNDING)
+    even = ratio_bootstrap(a, np.full(5, 2.0), seed=1)
+    mean = bootstrap(a / 2, seed=1)
+    for got, want in zip((even.value, even.low, even.high), (mean.value, mean.low, mean.high), strict=True):
+        assert got == pytest.approx(want, abs=ROUNDING)
+    same = ratio_bootstrap([1.0, 2.0], [2.0, 4.0])
+    assert (same.value, same.low, same.high) == (0.5, 0.5, 0.5)
+    assert not ratio_bootstrap([1.0], [2.0]).bounded
+
+
+def test_ratio_bootstrap_reaches_the_normal_limit():
+    generator = np.random.Generator(np.random.Philox(5))
+    size = generator.integers(1, 20, 400).astype(float)
+    total = size * 0.3 + generator.normal(0, 1, 400)
+    found = ratio_bootstrap(total, size)
+    error = np.sqrt(np.mean((total - found.value * size) ** 2) / 400) / size.mean()
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=NORMAL_LIMIT)
+
+
 @pytest.mark.parametrize(
     "call, where",
     [
@@ -186,6 +224,10 @@ def test_hierarchical_bootstrap_limits():
         (lambda: hierarchical_bootstrap([[1.0, 2.0], [3.0, math.nan]]), "values, row 1, 1"),
         (lambda: hierarchical_bootstrap([[1.0, 2.0], [3.0]]), "values"),
         (lambda: iqm([]), "x"),
+        (lambda: share_interval([0.5, 1.1]), "x, row 1"),
+        (lambda: share_interval([]), "x"),
+        (lambda: ratio_bootstrap([1.0, 1.0], [1.0, 0.0]), "denominator, row 1"),
+        (lambda: ratio_bootstrap([1.0], [1.0, 1.0]), "numerator, denominator"),
         (lambda: iqm([[1.0], [math.nan]]), "x, row 1, 0"),
     ],
 )

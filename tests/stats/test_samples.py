@@ -1,4 +1,4 @@
-"""pass@k: against counting subsets, its exact ends, unbiasedness, large numbers, bad input."""
+"""pass@k and best of n: against counting subsets, exact ends, unbiasedness, large numbers, bad input."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from steersman.core.errors import UserError
-from steersman.stats import pass_at_k
+from steersman.stats import best_of_n, kl_best_of_n, pass_at_k
 
 EXACT = 1e-12  # float64 sums of a few logarithms
 
@@ -64,5 +64,54 @@ def test_arrays():
     ],
 )
 def test_bad_input_is_named(call, match):
+    with pytest.raises(UserError, match=match):
+        call()
+
+
+RANKING, VALUE = [0.5, -1.0, 0.5, 3.0, 0.0], [2.0, 7.0, -1.0, 0.5, 4.0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+def test_best_of_n_against_all_subsets(n):
+    def chosen(subset):  # the best-ranked one, the first of equals
+        return VALUE[max(subset, key=lambda i: (RANKING[i], -i))]
+
+    subsets = list(itertools.combinations(range(5), n))
+    want = sum(map(chosen, subsets)) / len(subsets)
+    assert best_of_n(RANKING, VALUE, n) == pytest.approx(want, abs=EXACT)
+
+
+def test_best_of_n_ends_and_pass_at_k():
+    assert best_of_n(RANKING, VALUE, 1) == pytest.approx(np.mean(VALUE), abs=EXACT)
+    assert best_of_n(RANKING, VALUE, 5) == 0.5
+    assert best_of_n([1.0, 1.0, 1.0], [5.0, 1.0, 2.0], 3) == 5.0
+    right = np.array([0.0, 1, 0, 0, 1, 1, 0])
+    for k in range(1, 8):  # ranked by the truth itself, a right one is found where there is one
+        assert best_of_n(right, right, k) == pytest.approx(pass_at_k(7, 3, k), abs=EXACT)
+    m = 4000
+    want = 10 / 11 * (m + 1) - 1  # the largest of 10 numbers out of 0 .. m - 1
+    assert best_of_n(np.arange(m), np.arange(m), 10) == pytest.approx(want, rel=1e-9)
+
+
+def test_kl_of_best_of_n():
+    assert kl_best_of_n(1) == 0.0
+    assert kl_best_of_n(8) == pytest.approx(math.log(8) - 7 / 8, abs=EXACT)
+    u = (np.arange(1_000_000) + 0.5) / 1_000_000  # the best of 4 has density 4 u^3 in the quantile u
+    assert kl_best_of_n(4) == pytest.approx(np.mean(4 * u**3 * np.log(4 * u**3)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: best_of_n([1.0], [1.0], 2), "n is 2 with 1 samples"),
+        (lambda: best_of_n([1.0], [1.0], 0), "n: 0 is not allowed"),
+        (lambda: best_of_n([1.0, math.nan], [1.0, 1.0], 1), "ranking, row 1"),
+        (lambda: best_of_n([1.0, 2.0], [1.0, math.inf], 1), "value, row 1"),
+        (lambda: best_of_n([1.0, 2.0], [1.0], 1), "lengths differ"),
+        (lambda: best_of_n([], [], 1), "is empty"),
+        (lambda: kl_best_of_n(0), "n: 0 is not allowed"),
+    ],
+)
+def test_best_of_n_names_bad_input(call, match):
     with pytest.raises(UserError, match=match):
         call()

@@ -175,6 +175,17 @@ def test_a_reward_model_grades_token_ids(tmp_path: Path, monkeypatch: pytest.Mon
     world.close()
 
 
+def test_prompts_without_a_grader(tmp_path: Path) -> None:
+    file = questions(tmp_path, {"prompt": "1 + 1 ="})
+    world = TextWorld(file, BARE, None, held_out=file)
+    held = world.held_out()
+    assert held is not None
+    assert world.gives == ()
+    with pytest.raises(UserError, match="no grader"):
+        world.grade(respond(world, held, ["2"]), held.rows)
+    world.close()
+
+
 @pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="needs reasoning-gym")
 def test_generators_are_checked_when_drawn() -> None:
     source = ReasoningGymQuestions(ReasoningGymTask(name="chain_sum", size=20))

@@ -14,7 +14,7 @@ import numpy as np
 
 from steersman.core.errors import UserError
 from steersman.stats import checks
-from steersman.stats.intervals import Interval, unbounded
+from steersman.stats.intervals import Interval, unbounded, wilson
 
 Statistic = Callable[..., Any]
 
@@ -117,6 +117,77 @@ def paired_bootstrap(
     a, b = checks.array("a", a), checks.array("b", b)
     checks.same_length("a", a, "b", b)
     return bootstrap(a - b, level=level, resamples=resamples, statistic=statistic, seed=seed)
+
+
+def share_interval(x: Any, *, level: float = 0.95, resamples: int = 10_000, seed: checks.Seed = 0) -> Interval:
+    """Interval of the mean of shares, one for each unit: Wilson for successes and failures, else a bootstrap.
+
+    Args:
+        x: [n] shares in [0, 1], such as the success rate of each prompt's samples.
+        level: confidence level in (0, 1).
+        resamples: number of resamples, >= 100.
+        seed: whole number or numpy Generator.
+
+    Returns:
+        Interval of mean(x); ``method`` "wilson" where every share is 0 or 1, or all are equal; else as `bootstrap`.
+
+    Raises:
+        UserError: empty, NaN, shares outside [0, 1] (names the row).
+
+    Edge cases: equal shares strictly between 0 and 1 have no spread to resample; the wider one of Wilson's intervals of
+    floor and ceil of the sum is given.
+
+    Source: as `wilson` and `bootstrap`.
+    """
+    x = checks.array("x", x)
+    bad = np.flatnonzero((x < 0) | (x > 1))
+    if len(bad):
+        raise UserError(f"{x[bad[0]]} is out of range", where=f"x, row {bad[0]}", allowed="0 to 1")
+    total = float(x.sum())
+    if np.isin(x, (0.0, 1.0)).all():
+        return wilson(round(total), len(x), level)
+    if np.ptp(x) == 0:
+        ends = [wilson(int(end), len(x), level) for end in (np.floor(total), np.ceil(total))]
+        return Interval(float(x[0]), ends[0].low, ends[1].high, level, "wilson")
+    return bootstrap(x, level=level, resamples=resamples, seed=seed)
+
+
+def ratio_bootstrap(
+    numerator: Any, denominator: Any, *, level: float = 0.95, resamples: int = 10_000, seed: checks.Seed = 0
+) -> Interval:
+    """Bootstrap interval of sum(numerator) / sum(denominator) over units, such as a quantity per token over prompts.
+
+    Args:
+        numerator: [n] one total per unit.
+        denominator: [n] its size, > 0.
+        level: confidence level in (0, 1).
+        resamples: number of resamples, >= 100.
+        seed: whole number or numpy Generator.
+
+    Returns:
+        Interval of the ratio; ``method`` as in `bootstrap`.
+
+    Raises:
+        UserError: empty, NaN, lengths that differ, a denominator <= 0 (names the row).
+
+    Edge cases: one unit gives (-inf, inf); one ratio throughout gives a width of zero ("percentile (constant data)").
+
+    Source: as `bootstrap`, units drawn with both of their totals.
+    """
+    a, b = checks.array("numerator", numerator), checks.array("denominator", denominator)
+    checks.same_length("numerator", a, "denominator", b)
+    bad = np.flatnonzero(b <= 0)
+    if len(bad):
+        raise UserError(f"{b[bad[0]]} is out of range", where=f"denominator, row {bad[0]}", allowed="> 0")
+    value = float(a.sum() / b.sum())
+    if len(a) > 1 and np.ptp(a / b) == 0:
+        return Interval(value, value, value, checks.probability("level", level), "percentile (constant data)")
+
+    def ratio(rows: np.ndarray, axis: int = -1) -> Any:
+        drawn = rows.astype(np.int64)
+        return a[drawn].sum(axis) / b[drawn].sum(axis)
+
+    return bootstrap(np.arange(len(a)), level=level, resamples=resamples, statistic=ratio, seed=seed)
 
 
 def hierarchical_bootstrap(

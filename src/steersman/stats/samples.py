@@ -1,9 +1,10 @@
-"""What several samples of one problem say: the chance that at least one of k succeeds.
+"""What several samples of one problem say: the chance that at least one of k succeeds, the value of the best of N.
 
 Leaves out: intervals over problems (`resampling.bootstrap` of the per-problem values).
-Source: Chen et al. 2021, arXiv 2107.03374.
+Sources: Chen et al. 2021, arXiv 2107.03374 (pass@k); Nakano et al. 2021, arXiv 2112.09332, appendix I (best of N).
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,51 @@ def _pass_at_k(n: int, c: int, k: int, where: str) -> float:
     if n - c < k:
         return 1.0
     return float(-np.expm1(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum())) + 0.0
+
+
+def best_of_n(ranking: Any, value: Any, n: int) -> float:
+    """Unbiased estimate of the value of the sample that ranks highest among n, from M >= n samples of one problem.
+
+    E = sum_i C(i - 1, n - 1) / C(M, n) * value_(i), where i = 1 .. M orders the samples by ranking: the mean over all
+    subsets of n samples of the value of each subset's best-ranked one.
+
+    Args:
+        ranking: ``[M]`` what the choice goes by, e.g. a reward model's scores; finite.
+        value: ``[M]`` what the chosen sample is worth, e.g. 1 where its answer is right; finite.
+        n: samples to choose from, 1 <= n <= M.
+
+    Returns:
+        The estimate, in the unit of `value`.
+
+    Raises:
+        UserError: n out of range, empty input, values that are not finite, lengths that differ; names the row.
+
+    Edge cases: of equal rankings the sample drawn first is chosen. n = 1 is the mean of `value`, n = M the value of the
+    best-ranked sample.
+
+    Source: arXiv 2112.09332, appendix I.
+    """
+    n = checks.whole("n", n, least=1)
+    ranks, values = checks.array("ranking", ranking), checks.array("value", value)
+    checks.same_length("ranking", ranks, "value", values)
+    m = len(ranks)
+    if n > m:
+        raise UserError(f"n is {n} with {m} samples", where="best_of_n", allowed="n <= M", cure="Draw more samples.")
+    order = np.lexsort((-np.arange(m), ranks))
+    subsets = math.comb(m, n)
+    weight = np.array([math.comb(i, n - 1) / subsets for i in range(m)])
+    return float(weight @ values[order])
+
+
+def kl_best_of_n(n: int) -> float:
+    """KL of the best of n samples to the policy they come from, in nats: log n - (n - 1) / n.
+
+    Args:
+        n: samples to choose from, >= 1.
+
+    Edge cases: exact where rankings have no ties and each sample's probability is negligible, else an upper bound.
+
+    Source: Stiennon et al. 2020, arXiv 2009.01325, appendix G.3; Beirami et al. 2024, arXiv 2401.01879 (the bound).
+    """
+    n = checks.whole("n", n, least=1)
+    return math.log(n) - (n - 1) / n

@@ -61,7 +61,7 @@ class TextWorld:
     Args:
         questions: the training prompts; those of a file are encoded and checked now, those of a generator when drawn.
         tokenizer: the policy's.
-        grader: of text, or a reward model that reads the policy's token ids.
+        grader: of text, or a reward model that reads the policy's token ids; None = responses are not graded.
         held_out: the prompts of evaluation; None = there are none.
         chat: whether a text prompt is a user's turn for the chat template, rather than taken as it is.
         context: most tokens the policy accepts; None = no limit.
@@ -75,7 +75,7 @@ class TextWorld:
         self,
         questions: Questions,
         tokenizer: Any,
-        grader: TextGrader | RewardModel,
+        grader: TextGrader | RewardModel | None,
         *,
         held_out: Questions | None = None,
         chat: bool = False,
@@ -90,7 +90,7 @@ class TextWorld:
         for source in (questions, held_out):
             if source is not None and len(source) < 1:
                 raise UserError("there are no prompts", where="prompts")
-            if isinstance(source, QuestionFile):
+            if isinstance(source, QuestionFile) and id(source) not in self._known:
                 self._known[id(source)] = self._encoded(source.rows)
 
     @property
@@ -99,7 +99,7 @@ class TextWorld:
 
         Whether a user's function says what is correct is known only when it has been called.
         """
-        if isinstance(self.grader, RewardModel):
+        if self.grader is None or isinstance(self.grader, RewardModel):
             return ()
         return ("correct", "answer") if isinstance(self.grader.reward, Verifiable) else ("correct",)
 
@@ -129,6 +129,8 @@ class TextWorld:
         """Grade responses by their text, without special tokens, or by the reward model; invalid rows stay invalid."""
         if len(rows) != len(rollouts):
             raise UserError(f"{len(rows)} rows for {len(rollouts)} responses", where="grade")
+        if self.grader is None:
+            raise UserError("there is no grader", where="grade")
         if isinstance(self.grader, RewardModel):
             return Graded(_by_model(self.grader, rollouts), (None,) * len(rollouts))
         prompts, completions = zip(*self.texts(rollouts), strict=True) if rows else ((), ())
@@ -147,7 +149,7 @@ class TextWorld:
 
     def close(self) -> None:
         """End the grader's processes."""
-        if not isinstance(self.grader, RewardModel):
+        if not isinstance(self.grader, RewardModel | None):
             self.grader.close()
 
     def _prompts(self, source: Questions, places: Sequence[int], round: int) -> Prompts:
@@ -159,7 +161,7 @@ class TextWorld:
 
     def _encoded(self, questions: Sequence[Question]) -> list[list[int]]:
         """Token ids of questions that can be answered and graded."""
-        if not isinstance(self.grader, RewardModel):
+        if not isinstance(self.grader, RewardModel | None):
             self.grader.check_rows([q.row for q in questions])
         names = [q.id for q in questions]
         ids = encode_prompts([self._turn(q.prompt) for q in questions], self.tokenizer, places=names)

@@ -125,10 +125,14 @@ def merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
 def validate(model: type[M], source: Source, allow_import: Sequence[str] = ()) -> M:
     """Build `model` from a source; user components named ``package.module:Class`` need `allow_import`.
 
+    A model with a class method ``prepare(source) -> source`` writes its shorthands out before anything is imported.
+
     Raises:
         UserError: the first complaint in full and the number of further ones; unknown keys come first, since a typo
             explains a missing key, which comes last.
     """
+    prepare = getattr(model, "prepare", None)
+    source = source if prepare is None else prepare(source)
     try:
         return model.model_validate(_import_components(source.values, source, allow_import, ""))
     except ValidationError as error:

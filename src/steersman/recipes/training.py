@@ -4,7 +4,7 @@ Only the recipe (with the *contents* of the files it names) enters a run's ident
 Leaves out: carrying a recipe out (`recipes.jobs`), reading TOML (`core.config`).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, WrapValidator, model_validator
 
@@ -18,12 +18,12 @@ FORMAT = 1
 """Version of the recipes' layout; a file that names a newer one is refused."""
 
 
-def _or_component(value: Any, handler: Any) -> Any:
+def or_component(value: Any, handler: Any) -> Any:
     """A user's own component was validated when it was imported; everything else is one of ours."""
     return value if isinstance(value, Component) else handler(value)
 
 
-AnyPreferenceLoss = Annotated[PreferenceLoss, WrapValidator(_or_component)]
+AnyPreferenceLoss = Annotated[PreferenceLoss, WrapValidator(or_component)]
 """Any preference loss of ours, or a component of the user's own (``kind = "package.module:Class"``)."""
 
 
@@ -62,15 +62,12 @@ class SftSettings(Component):
     prompt: bool = Field(False, description="learn the prompt's tokens too")
 
 
-class _Recipe(Component):
-    format: Literal[1] = Field(FORMAT, description="version of this layout")
-    model: ModelSpec
-    data: DataSpec
+class KeepsDefaults(Component):
+    """Tables inside it that name some keys keep the default's others, unless they name another kind."""
 
     @model_validator(mode="before")
     @classmethod
     def _keep_defaults(cls, values: Any) -> Any:
-        """A table that names some keys keeps the recipe's defaults for the others, unless it names another kind."""
         if not isinstance(values, dict):
             return values
         tables = {}
@@ -81,6 +78,19 @@ class _Recipe(Component):
                 if given.get("kind", own.get("kind")) == own.get("kind"):
                     tables[name] = own | given
         return values | tables
+
+
+class AnyRecipe(KeepsDefaults):
+    """What recipes of all verbs have in common; `paths` are the keys whose values are files or folders."""
+
+    paths: ClassVar[tuple[str, ...]] = ("model.path", "model.reference")
+    format: Literal[1] = Field(FORMAT, description="version of this layout")
+    model: ModelSpec
+
+
+class _Recipe(AnyRecipe):
+    paths = (*AnyRecipe.paths, "data.train", "data.evaluation")
+    data: DataSpec
 
 
 class SftRecipe(_Recipe):

@@ -20,7 +20,7 @@ from steersman.core.types import Rollouts
 from steersman.objective.components_reward import counted
 
 _WHOLE = 1e-9
-"""keep * n this close above a whole number counts as that number: 0.1 * 30 is 3, not 3.0000000000000004."""
+"""keep * n this close above a whole number counts as that number: 0.07 * 100 is 7, not 7.000000000000001."""
 
 
 def in_loss(rollouts: Rollouts) -> Bool[Tensor, "N L"]:

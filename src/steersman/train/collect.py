@@ -16,7 +16,7 @@ from steersman.core.types import STOP_LENGTH, Rollouts
 from steersman.objective.advantage.group import group_counts
 from steersman.reward.answer import STATUSES
 from steersman.reward.verifiable import Graded
-from steersman.task.world import Prompts, World
+from steersman.task.world import World
 from steersman.train.passes import Passes, Rows
 
 Metrics = dict[str, Any]
@@ -73,7 +73,7 @@ def collect(
         prompts = world.draw(settings.prompts, at.seed, at.step, round_)
         known |= dict(zip(prompts.group.tolist(), prompts.rows, strict=True))
         drawn.append(engine.sample(prompts, settings.drawing, now, at.seed))
-        drawn[-1], graded = _grade(engine, world, drawn[-1], prompts, settings.drawing.samples)
+        drawn[-1], graded = _grade(engine, world, drawn[-1], rows_of(drawn[-1]))
         counted.add(drawn[-1], graded)
         part, metrics = _run(stages[:first], drawn[-1], passes, rows_of, now)
         parts.append(part)
@@ -115,23 +115,22 @@ def _joined(told: Sequence[Metrics]) -> Metrics:
 
 
 def _grade(
-    engine: Any, world: World, drawn: Rollouts, prompts: Prompts, samples: int
+    engine: Any, world: World, drawn: Rollouts, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Rollouts, tuple[Graded, ...]]:
     """The rollouts with reward, validity, correctness and answers, graded by all processes together."""
-    rows = [row for row in prompts.rows for _ in range(samples)]
 
     def work(part: range) -> list[Graded]:
         return [world.grade(drawn.index(slice(part.start, part.stop)), rows[part.start : part.stop])] if part else []
 
     graded = tuple(engine.share(len(drawn), work))
     reward = torch.cat([g.scores.value for g in graded]).float().cpu()
+    if len(reward) != len(drawn):
+        raise UserError(f"{len(reward)} rewards for {len(drawn)} responses", where="reward")
     valid = torch.cat([g.scores.valid for g in graded]).cpu() & drawn.valid
     bad = valid & ~torch.isfinite(reward)
     if bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
         raise UserError(f"the reward is {float(reward[row])}", where=str(rows[row].get("id", f"row {row}")))
-    if len(reward) != len(drawn):
-        raise UserError(f"{len(reward)} rewards for {len(drawn)} responses", where="reward")
     if not bool(valid.any()):
         reasons = [e for g in graded for e in g.scores.errors.values()]
         raise RunStopped(f"no response could be graded; the first reason: {reasons[0] if reasons else 'not given'}")

@@ -115,7 +115,8 @@ class KLReward(Stage):
     """KL penalty in the reward (estimator k1).
 
     With a `target`, in nats a response, the coefficient starts at `beta` and adapts after each call by the rows of that
-    call (`divergence.adapt_beta`); the loop calls a stage once for each batch of rollouts, not for each update.
+    call (`divergence.adapt_beta`). The loop calls a stage once for a batch of rollouts, however many updates the batch
+    serves; put this one behind a filter that asks for refill rounds, or it is called once a round.
     """
 
     needs = ("logp_old", "logp_ref")

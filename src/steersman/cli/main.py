@@ -14,7 +14,7 @@ import traceback
 import typer
 
 import steersman
-from steersman.cli import config, data, doctor, generate, model, study, train, view
+from steersman.cli import config, data, doctor, evaluate, generate, model, study, train, view
 from steersman.core.errors import RunStopped, UserError
 
 INTERRUPTED = 130
@@ -33,6 +33,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.command("generate")(generate.generate)
+app.command("evaluate")(evaluate.evaluate)
 app.command("view")(view.view)
 app.command("doctor")(doctor.doctor)
 

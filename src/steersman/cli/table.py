@@ -46,14 +46,14 @@ def print_json(value: Any) -> None:
     print(dump(value))
 
 
-def _grid(*titles: str) -> Table:
+def grid(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for title in titles:
         table.add_column(title, overflow="fold")
     return table
 
 
-def _print(out: Console, table: Table) -> None:
+def print_table(out: Console, table: Table) -> None:
     """Print without the blanks that fill a line."""
     with out.capture() as captured:
         out.print(table)
@@ -96,7 +96,7 @@ def print_summary(summary: Mapping[str, Any], root: Path, following: str = "") -
     print()
     print(textwrap.fill(summary["sentence"], WIDTH))
     print()
-    _print(console(), verdicts(summary["claims"]))
+    print_table(console(), verdicts(summary["claims"]))
     if others := [claim["id"] for claim in summary["claims"] if untested(claim)]:
         print(textwrap.fill(f"no run of this mode tests: {', '.join(others)}", WIDTH, subsequent_indent="  "))
     for row in summary["not_testable"]:
@@ -149,7 +149,7 @@ def _mode(study: Study, name: Any) -> Mode | None:
 
 def print_studies(rows: Sequence[Mapping[str, Any]]) -> None:
     """The list of studies."""
-    table = _grid("study", "what", "so far")
+    table = grid("study", "what", "so far")
     for row in rows:
         known = row["report"]
         so_far = "not run yet"
@@ -157,7 +157,7 @@ def print_studies(rows: Sequence[Mapping[str, Any]]) -> None:
             counts = ", ".join(f"{n} {word}" for word, n in known["counts"].items())
             so_far = f"{known['mode']}, {known['created'][:10]}: {counts}"
         table.add_row(Text(row["name"]), Text(f"{row['title']} – {row['paper']}"), Text(so_far))
-    _print(console(), table)
+    print_table(console(), table)
 
 
 def about(study: Study) -> dict[str, Any]:
@@ -197,22 +197,22 @@ def print_about(about: Mapping[str, Any]) -> None:
     for line in (about["title"], about["question"], f"paper: {about['paper']}"):
         out.print(Text(line))
     print()
-    sizes = _grid("size", "runs", "arms", "seeds", "time on two cores", "can only leave inconclusive")
+    sizes = grid("size", "runs", "arms", "seeds", "time on two cores", "can only leave inconclusive")
     for name, mode in about["modes"].items():
         left = ", ".join(mode["undecidable"]) or MISSING
         cells = (f"--{name}", mode["runs"], len(mode["arms"]), mode["seeds"], duration(60 * mode["minutes"]), left)
         sizes.add_row(*(Text(str(c)) for c in cells))
-    _print(out, sizes)
+    print_table(out, sizes)
     for title, rows in (
         ("arm", about["arms"].items()),
         ("claim", [(c["id"], f"{c['text']} (paper: {c['paper'] or MISSING})") for c in about["claims"]]),
         ("not testable here", [(n["what"], n["why"]) for n in about["not_testable"]]),
     ):
-        table = _grid(title, "")
+        table = grid(title, "")
         for left, right in rows:
             table.add_row(Text(left), Text(right))
         print()
-        _print(out, table)
+        print_table(out, table)
     print(f"\nrun it: steersman study run {about['name']} --{next(iter(about['modes']), 'quick')}")
 
 
@@ -232,11 +232,11 @@ def print_diff(found: Difference) -> None:
     out = console()
     for mark, label in zip("AB", found.labels, strict=True):
         print(f"{mark}: {label}")
-    table = _grid("claim", "A", "B", "changed")
+    table = grid("claim", "A", "B", "changed")
     for claim in found.claims:
         sides = (_side(claim.before, claim.estimate_before), _side(claim.after, claim.estimate_after))
         table.add_row(Text(claim.id), *(Text(side) for side in sides), Text(claim.how))
-    _print(out, table)
+    print_table(out, table)
     only_a, only_b = found.runs_only
     changed = f"{len(found.runs_changed)} with another result, " if found.runs_changed else ""
     print(f"runs: {found.runs_same} with the same result, {changed}{only_a} only in A, {only_b} only in B")

@@ -5,6 +5,7 @@ Sources: Chen et al. 2021, arXiv 2107.03374 (pass@k); Nakano et al. 2021, arXiv 
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -92,9 +93,14 @@ def best_of_n(ranking: Any, value: Any, n: int) -> float:
     if n > m:
         raise UserError(f"n is {n} with {m} samples", where="best_of_n", allowed="n <= M", cure="Draw more samples.")
     order = np.lexsort((-np.arange(m), ranks))
+    return float(_chosen(m, n) @ values[order])
+
+
+@lru_cache(maxsize=64)
+def _chosen(m: int, n: int) -> np.ndarray:
+    """For each rank of m, lowest first, the share of subsets of n of which it is the best."""
     subsets = math.comb(m, n)
-    weight = np.array([math.comb(i, n - 1) / subsets for i in range(m)])
-    return float(weight @ values[order])
+    return np.array([math.comb(i, n - 1) / subsets for i in range(m)])
 
 
 def kl_best_of_n(n: int) -> float:

@@ -200,12 +200,12 @@ def test_a_corrected_recipe_uses_nothing_kept_for_the_failed_one(shop: SimpleNam
 
 
 def test_the_seed_draws_the_head_of_a_reward_model_and_adapters(shop: SimpleNamespace) -> None:
-    from steersman.recipes.jobs import _load
+    from steersman.recipes.jobs import load_trained
     from steersman.train.parameters import trainable_state
 
     for verb, known in (("reward", {}), ("sft", {"model": {"lora": {"rank": 2}}})):
         states = [
-            trainable_state(_load(recipe(shop, verb, budget={"seed": seed}, **known), torch.device("cpu")))
+            trainable_state(load_trained(recipe(shop, verb, budget={"seed": seed}, **known), torch.device("cpu")))
             for seed in (0, 1, 1)
         ]
         drawn = [n for n in states[0] if "score" in n or "lora_A" in n]

@@ -7,13 +7,14 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Show, copy and check recipes.")
 
+NAMES = "sft, reward, preference, rl, or a preset of rl: grpo, dapo, ppo, ..."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")]
 Allowed = Annotated[list[str] | None, typer.Option("--allow-import", metavar="PACKAGE", help="Import code of yours.")]
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="sft, reward or preference")],
+    name: Annotated[str, typer.Argument(help=NAMES)],
     overrides: Overrides = None,
     allow_import: Allowed = None,
 ) -> None:
@@ -23,7 +24,7 @@ def show(
 
 @app.command()
 def cp(
-    name: Annotated[str, typer.Argument(help="sft, reward or preference")],
+    name: Annotated[str, typer.Argument(help=NAMES)],
     file: Annotated[Path, typer.Argument(help="where to")],
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
@@ -48,11 +49,15 @@ def check(
     from steersman.cli.train import runtime_source
     from steersman.core.config import read, to_toml, validate
     from steersman.recipes.training import Runtime
+    from steersman.recipes.verbs import check as check_recipe
 
     source = read(file, overrides or [])
     if "runtime" in source.values:
         validate(Runtime, runtime_source(source))
-    typer.echo(to_toml(validate(recipe_class(source.values, source.name), source, allow_import or [])), nl=False)
+    recipe = validate(recipe_class(source.values, source.name), source, allow_import or [])
+    for line in check_recipe(recipe):
+        typer.echo(line, err=True)
+    typer.echo(to_toml(recipe), nl=False)
 
 
 def recipe_class(values: dict[str, object], where: str) -> type:
@@ -64,7 +69,7 @@ def recipe_class(values: dict[str, object], where: str) -> type:
     from difflib import get_close_matches
 
     from steersman.core.errors import UserError
-    from steersman.recipes.training import RECIPES
+    from steersman.recipes.verbs import RECIPES
 
     verb = values.get("verb")
     if isinstance(verb, str) and verb in RECIPES:
@@ -76,7 +81,22 @@ def recipe_class(values: dict[str, object], where: str) -> type:
 
 
 def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
-    from steersman.core.config import read, to_toml, validate
+    """A recipe of a verb, or of a preset, with example paths."""
+    from difflib import get_close_matches
 
-    base = {"verb": name, "model": {"path": "path/to/model"}, "data": {"train": "train.jsonl"}}
-    return to_toml(validate(recipe_class(base, "command line"), read(None, overrides, base), allow_import))
+    from steersman.core.config import read, to_toml, validate
+    from steersman.core.errors import UserError
+    from steersman.recipes.presets import PRESETS
+    from steersman.recipes.verbs import RECIPES, check
+
+    if name not in RECIPES and name not in PRESETS:
+        near = get_close_matches(name, [*RECIPES, *PRESETS], n=1)
+        cure = f"Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{name!r} is not known", where="name", allowed=", ".join([*RECIPES, *PRESETS]), cure=cure)
+    base: dict[str, object] = {"verb": name if name in RECIPES else "rl", "model": {"path": "path/to/model"}}
+    base |= {"preset": name} if name in PRESETS else {}
+    rows = {"train": "train.jsonl"}
+    base |= {"task": {"kind": "questions"} | rows} if base["verb"] == "rl" else {"data": rows}
+    recipe = validate(RECIPES[str(base["verb"])], read(None, overrides, base), allow_import)
+    check(recipe)
+    return to_toml(recipe)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from steersman.cli.progress_rl import RLNotes
+
 WIDTH = 100
 LINES = 10
 _SHOWN = ("loss", "accuracy")
@@ -43,6 +45,7 @@ class TrainingProgress:
         self.task: TaskID | None = None
         self.first: tuple[int, float] | None = None
         self.log_every: int = runtime.log_every
+        self.rl = RLNotes(recipe.rollout.samples) if getattr(recipe, "verb", "") == "rl" else None
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -65,9 +68,8 @@ class TrainingProgress:
             parts = _measured({k.removeprefix("eval/"): v for k, v in metrics.items()})
             self.say(_wrap([f"step {step}, held out:", *(f"{k} {v}" for k, v in parts.items())]))
             return
-        rate = metrics.get("tokens_per_s", float("nan"))
-        parts = {k: f"{metrics[k]:.3g}" for k in _SHOWN if k in metrics}
-        note = "  ".join([*(f"{k} {v}" for k, v in parts.items()), f"{rate:,.0f} tokens/s"])
+        parts = self._parts(metrics) if self.rl is None else self.rl.parts(metrics)
+        note = "  ".join(parts) if self.rl is None else self.rl.short(parts)
         left = self._left(step, total)
         if self.task is None:
             self.task = self.bar.add_task("training", total=total, note=note)
@@ -75,19 +77,23 @@ class TrainingProgress:
                 self.say(f"a line every {self._gap(total)} steps")
         self.bar.update(self.task, completed=step, note=note)
         if not self.console.is_terminal and (step % self._gap(total) == 0 or step == total):
-            self.say(f"step {step}/{total}  {note}{left}")
+            self.say(_wrap([f"step {step}/{total}", *parts, *left]))
+
+    def _parts(self, metrics: Mapping[str, float]) -> list[str]:
+        rate = metrics.get("tokens_per_s", float("nan"))
+        return [*(f"{k} {metrics[k]:.3g}" for k in _SHOWN if k in metrics), f"{rate:,.0f} tokens/s"]
 
     def _gap(self, total: int) -> int:
         """Steps between plain lines: a multiple of the steps between logged ones."""
         return self.log_every * math.ceil(total / LINES / self.log_every)
 
-    def _left(self, step: int, total: int) -> str:
+    def _left(self, step: int, total: int) -> list[str]:
         """Remaining time by the pace since the first logged step, which in a resumed run is not the first of all."""
         now = time.perf_counter()
         if self.first is None:
             self.first = step, now
-            return ""
-        return f"  {(now - self.first[1]) / (step - self.first[0]) * (total - step):.0f} s left"
+            return []
+        return [f"{(now - self.first[1]) / (step - self.first[0]) * (total - step):.0f} s left"]
 
     def summary(self, outcome: Any) -> None:
         """The result as a table and the path of what was written."""
@@ -97,8 +103,9 @@ class TrainingProgress:
         result = outcome.result
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_row("steps", f"{result['steps']} ({result['reason']})")
+        before = _measured(result.get("before", {}))
         for name, value in _measured(result["evaluation"]).items():
-            table.add_row(f"held-out {name}", value)
+            table.add_row(f"held-out {name}", value, *([f"before: {before[name]}"] if name in before else []))
         if "flip_rate" in result:
             found = result["flip_rate"]
             interval = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
@@ -112,6 +119,8 @@ class TrainingProgress:
             table.add_row("calibration error", f"{result['report']['calibration_error']:.3f}")
         out.print(table)
         out.print(f"model  {outcome.folder / 'model'}", highlight=False)
+        if result.get("verb") == "rl":
+            out.print(f"look at samples  {outcome.folder / 'samples.jsonl'}", highlight=False)
 
 
 def _measured(metrics: Mapping[str, float]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`steersman train sft|reward|preference`: train a model folder on a JSONL file, by options or by a recipe."""
+"""`steersman train sft|reward|preference|rl`: train a model folder on a JSONL file, by options or by a recipe."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,8 +76,30 @@ def preference(
     _train("preference", options, {k: v for k, v in extra.items() if v is not None}, dry_run, as_json)
 
 
+@app.command("rl")
+def reinforcement(
+    model: Model = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Prompts with answers, JSON Lines.")] = None,
+    eval_file: Annotated[Path | None, typer.Option("--eval", help="Held-out prompts, JSON Lines.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="grpo, dr_grpo, rloo, dapo, ppo, ...")] = None,
+    config: Config = None,
+    out: Out = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = None,
+    dry_run: Dry = False,
+    device: Device = None,
+    track: Track = None,
+    allow_import: Allow = None,
+    as_json: Json = False,
+) -> None:
+    """Reinforcement learning on prompts whose answers can be checked, or with a reward of your own."""
+    options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
+    _train("rl", options, {} if preset is None else {"preset": preset}, dry_run, as_json)
+
+
 class _Options:
-    """What the three verbs have in common, and how it becomes a recipe."""
+    """What the verbs have in common, and how it becomes a recipe."""
 
     def __init__(
         self,
@@ -93,7 +115,7 @@ class _Options:
         track: str | None,
         allow_import: list[str] | None,
     ) -> None:
-        recipe = {"model.path": model, "data.train": data, "data.evaluation": eval_file, "budget.steps": steps}
+        recipe = {"model.path": model, _TRAIN: data, _EVALUATION: eval_file, "budget.steps": steps}
         runtime = {"out": out, "device": device, "track": track}
         self.shortcuts = {k: v for k, v in recipe.items() if v is not None}
         self.runtime = {k: v for k, v in runtime.items() if v is not None}
@@ -103,7 +125,8 @@ class _Options:
     def resolve(self, verb: str, extra: Mapping[str, Any]) -> tuple[Any, Any, Path | None]:
         """(recipe, runtime, checkpoint): file, then options, then ``--set``; with ``--resume`` the run's own recipe."""
         from steersman.core.config import parse_override, read, validate
-        from steersman.recipes.training import RECIPES, Runtime
+        from steersman.recipes.training import Runtime
+        from steersman.recipes.verbs import HABITS, RECIPES
         from steersman.store.files import read_json
 
         base: dict[str, Any] = {"verb": verb}
@@ -114,17 +137,20 @@ class _Options:
             _same_verb(base, verb, self.resume)
             self.runtime.setdefault("out", folder)
         runtime_sets = [o.removeprefix("runtime.") for o in self.overrides if o.startswith("runtime.")]
-        chosen = [f"{k}={_toml(v)}" for k, v in (self.shortcuts | dict(extra)).items()]
+        shortcuts = {_key(verb, k): v for k, v in self.shortcuts.items()} | dict(extra)
+        chosen = [f"{k}={_toml(v)}" for k, v in shortcuts.items()]
         given = chosen + [o for o in self.overrides if not o.startswith("runtime.")]
         source = read(self.config, given, base)
-        for key in (*self.shortcuts, *extra):
+        for key in shortcuts:
             source.places[key] = "option"
         own = runtime_source(source)
         sets = dict(parse_override(o) for o in runtime_sets) | {k: str(v) for k, v in self.runtime.items()}
         own.values.update(sets)
+        for key, value in HABITS.get(verb, {}).items():
+            own.values.setdefault(key, value)
         own.places.update(dict.fromkeys(sets, "the command line"))
         runtime = validate(Runtime, own)
-        _require(source.values)
+        _require(source.values, _key(verb, _TRAIN))
         return validate(RECIPES[verb], source, self.allow_import), runtime, checkpoint
 
 
@@ -153,18 +179,27 @@ def _toml(value: Any) -> str:
         return json.dumps(str(value))
 
 
-def _require(values: Mapping[str, Any]) -> None:
+_TRAIN, _EVALUATION = "data.train", "data.evaluation"
+
+
+def _key(verb: str, key: str) -> str:
+    """The key that an option stands for: rl has a task where the others have data."""
+    return key.replace("data.", "task.") if verb == "rl" else key
+
+
+def _require(values: Mapping[str, Any], train: str) -> None:
     """Say which option gives a missing key, unless a typo explains it, which validation names."""
     from difflib import get_close_matches
 
     from steersman.core.errors import UserError
 
-    for table, key, option in (("model", "path", "--model"), ("data", "train", "--data")):
+    for path, option in (("model.path", "--model"), (train, "--data")):
+        table, _, key = path.partition(".")
         inside = values.get(table, {})
-        if not isinstance(inside, dict) or key in inside:
+        if not isinstance(inside, dict) or key in inside or inside.get("kind", "questions") != "questions":
             continue
         if not get_close_matches(key, inside) and not get_close_matches(table, values.keys() - {table}):
-            raise UserError(f"{table}.{key} is missing", cure=f"Give it with {option}, or in a recipe with --config.")
+            raise UserError(f"{path} is missing", cure=f"Give it with {option}, or in a recipe with --config.")
 
 
 def _run_of(path: Path) -> tuple[Path, Path | None]:
@@ -193,16 +228,18 @@ def _train(verb: str, options: _Options, extra: Mapping[str, Any], dry_run: bool
     import json
 
     from steersman.cli.progress import TrainingProgress
-    from steersman.recipes.jobs import carry_out, output_folder
+    from steersman.recipes.jobs import output_folder
+    from steersman.recipes.verbs import carry_out, described, measures
 
     recipe, runtime, checkpoint = options.resolve(verb, extra)
+    allowed = options.allow_import
     if dry_run:
-        from steersman.recipes.estimate import estimate, measures
-
-        typer.echo(json.dumps(measures(recipe, runtime), indent=2) if as_json else estimate(recipe, runtime))
+        as_text = json.dumps(measures(recipe, runtime, allowed), indent=2) if as_json else None
+        typer.echo(as_text or described(recipe, runtime, allowed))
         return
     with TrainingProgress(recipe, runtime, output_folder(recipe, runtime), quiet=as_json) as progress:
-        outcome = carry_out(recipe, runtime, say=progress.say, watch=progress.watch, resume=checkpoint)
+        known = {"allow_import": allowed, "say": progress.say, "watch": progress.watch, "resume": checkpoint}
+        outcome = carry_out(recipe, runtime, **known)
     from steersman.store.files import tag
 
     if as_json:

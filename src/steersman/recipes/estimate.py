@@ -15,7 +15,7 @@ from steersman.language.load import check_tokenizer_fits, context_length, load_t
 from steersman.recipes.checks import check_data, check_model, check_trained_folder
 from steersman.recipes.data import Data, read_data
 from steersman.recipes.jobs import output_folder, pick_device
-from steersman.recipes.training import PreferenceRecipe, Recipe, Runtime
+from steersman.recipes.training import AnyRecipe, PreferenceRecipe, Recipe, Runtime
 from steersman.train.lora import check_targets
 
 _SHARE_OF_PEAK = 0.5
@@ -28,7 +28,7 @@ def estimate(recipe: Recipe, runtime: Runtime) -> str:
         UserError: whatever would stop the job before training.
     """
     found = measures(recipe, runtime)
-    seconds, memory = _duration(found["seconds"]), found["memory_bytes"] / 2**30
+    seconds, memory = duration(found["seconds"]), found["memory_bytes"] / 2**30
     passes, tokens = found["passes"], found["tokens"]
     lines = [
         *found["notes"],
@@ -52,16 +52,16 @@ def measures(recipe: Recipe, runtime: Runtime) -> dict[str, Any]:
     config, data = _checked(recipe)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    device, model = pick_device(runtime), _shape(config)
+    device, model = pick_device(runtime), shape(config)
     report = data.train.report
     steps = recipe.budget.total(report.rows_out)
     passes = steps * recipe.budget.batch / report.rows_out
     tokens = passes * report.tokens
     parameters = sum(p.numel() for p in model.parameters())
-    trained = _lora_parameters(model, recipe) if recipe.model.lora else parameters
-    rate = _matmul_rate(device, getattr(config, "hidden_size", 512))
+    trained = lora_parameters(model, recipe) if recipe.model.lora else parameters
+    rate = matmul_rate(device, getattr(config, "hidden_size", 512))
     work = 6 * parameters * tokens + (2 * parameters * report.tokens if isinstance(recipe, PreferenceRecipe) else 0)
-    memory = _memory(config, parameters, trained, min(runtime.micro_tokens, report.tokens), recipe)
+    memory = memory_of(config, parameters, trained, min(runtime.micro_tokens, report.tokens), recipe)
     return {
         "steps": steps,
         "passes": passes,
@@ -87,14 +87,19 @@ def _checked(recipe: Recipe) -> tuple[Any, Data]:
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     check_tokenizer_fits(tokenizer, config, where=path)
     check_model(recipe, tokenizer)
-    if recipe.model.lora is not None:
-        check_targets(_shape(config), recipe.model.lora.targets)
+    check_lora(shape(config), recipe)
     data = read_data(recipe, tokenizer, context_length(config))
     check_data(recipe, data)
     return config, data
 
 
-def _shape(config: Any) -> Any:
+def check_lora(model: Any, recipe: AnyRecipe) -> None:
+    """Refuse adapters on layers that the model does not have."""
+    if recipe.model.lora is not None:
+        check_targets(model, recipe.model.lora.targets)
+
+
+def shape(config: Any) -> Any:
     """A model without numbers in it."""
     from transformers import AutoModelForCausalLM
 
@@ -102,7 +107,8 @@ def _shape(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
-def _lora_parameters(model: Any, recipe: Recipe) -> int:
+def lora_parameters(model: Any, recipe: AnyRecipe) -> int:
+    """Parameters of the recipe's adapters."""
     lora = recipe.model.lora
     assert lora is not None
     head = model.get_output_embeddings()
@@ -112,7 +118,7 @@ def _lora_parameters(model: Any, recipe: Recipe) -> int:
     return sum(lora.rank * (m.in_features + m.out_features) for _, m in layers)
 
 
-def _matmul_rate(device: torch.device, width: int) -> float:
+def matmul_rate(device: torch.device, width: int) -> float:
     """Operations per second of float32 matrix products ``[1024, width] x [width, width]`` on this machine."""
     a, b = torch.ones(1024, width, device=device), torch.ones(width, width, device=device)
     best = float("inf")
@@ -125,7 +131,7 @@ def _matmul_rate(device: torch.device, width: int) -> float:
     return _SHARE_OF_PEAK * 2 * 1024 * width * width / best
 
 
-def _memory(config: Any, parameters: int, trained: int, tokens: int, recipe: Recipe) -> float:
+def memory_of(config: Any, parameters: int, trained: int, tokens: int, recipe: AnyRecipe) -> float:
     """Bytes: float32 weights, gradients and two moments, plus the activations kept for the backward pass."""
     width, layers = getattr(config, "hidden_size", 512), getattr(config, "num_hidden_layers", 12)
     inner = getattr(config, "intermediate_size", None) or 4 * width
@@ -133,7 +139,8 @@ def _memory(config: Any, parameters: int, trained: int, tokens: int, recipe: Rec
     return 4 * parameters + 12 * trained + 4 * tokens * layers * per_layer + 64 * 2**20
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

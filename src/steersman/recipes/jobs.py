@@ -19,7 +19,7 @@ from steersman.language.precision import set_precision
 from steersman.recipes.checks import check_data, check_model, check_trained_folder
 from steersman.recipes.data import read_data
 from steersman.recipes.learners import Bench, Say
-from steersman.recipes.training import Recipe, RewardRecipe, Runtime
+from steersman.recipes.training import AnyRecipe, Recipe, RewardRecipe, Runtime
 from steersman.reward.model import build_reward_model, quality_report, save_reward_model, score_rows
 from steersman.store.checkpoint import list_checkpoints
 from steersman.store.files import content_hash, digest, write_json
@@ -40,19 +40,12 @@ class Outcome:
     notes: tuple[str, ...] = field(default=())
 
 
-def identity(recipe: Recipe) -> dict[str, Any]:
+def identity(recipe: AnyRecipe) -> dict[str, Any]:
     """What defines the result: the recipe with contents instead of paths."""
-    values = dump(recipe)
-    values["model"] |= {
-        k: content_hash(Path(values["model"][k])) for k in ("path", "reference") if values["model"].get(k)
-    }
-    values["data"] |= {
-        k: content_hash(Path(values["data"][k])) for k in ("train", "evaluation") if values["data"].get(k)
-    }
-    return values
+    return _with_paths(recipe, content_hash)
 
 
-def output_folder(recipe: Recipe, runtime: Runtime) -> Path:
+def output_folder(recipe: Any, runtime: Runtime) -> Path:
     """Where a job writes: the folder asked for, or one named after its identity."""
     return Path(runtime.out) if runtime.out else Path("runs") / f"{recipe.verb}-{digest(identity(recipe), 10)}"
 
@@ -89,17 +82,16 @@ def carry_out(
     say(f"loading {recipe.model.path}")
     tokenizer = load_tokenizer(recipe.model.path)
     check_model(recipe, tokenizer)
-    model = _load(recipe, device)
+    model = load_trained(recipe, device)
     data = read_data(recipe, tokenizer, context_length(model.config))
     for note in data.notes:
         say(note)
     check_data(recipe, data)
-    _begin(run, {**known, "made_by": made_by()})
-    _note_paths(run, recipe)
+    begin(run, {**known, "made_by": made_by()})
+    note_paths(run, recipe)
     bench = Bench(recipe, runtime, run, model, tokenizer, data, device, say)
     learner = bench.learner()
-    every = runtime.checkpoint_every or max(-(-recipe.budget.total(learner.rows) // _CHECKPOINTS), _STEPS_BETWEEN)
-    habits = Habits(runtime.log_every, runtime.evaluate_every, every, runtime.keep)
+    habits = habits_of(runtime, recipe.budget.total(learner.rows))
     fitted = fit(learner, recipe.budget, run, habits, watch=watch, resume=resume)
     result = _export(bench, fitted)
     run.finish(result, {"seconds": fitted.seconds, "tokens": fitted.tokens})
@@ -107,10 +99,19 @@ def carry_out(
 
 
 _CHECKPOINTS, _STEPS_BETWEEN = 5, 10  # of a run that does not say how often: five, but not every few steps
-_BEFORE_TRAINING = ("run.json", "recipe.json", "flip_rate.json", "metrics.jsonl", "clock.jsonl", "reference", "best")
+_BEFORE_TRAINING = (
+    "run.json", "recipe.json", "flip_rate.json", "before.json", "metrics.jsonl", "clock.jsonl", "samples.jsonl",
+    "reference", "best",
+)  # fmt: skip
 
 
-def _begin(run: RunDir, definition: dict[str, Any]) -> None:
+def habits_of(runtime: Runtime, total: int) -> Habits:
+    """How often a run of `total` steps is logged, evaluated and saved."""
+    every = runtime.checkpoint_every or max(-(-total // _CHECKPOINTS), _STEPS_BETWEEN)
+    return Habits(runtime.log_every, runtime.evaluate_every, every, runtime.keep)
+
+
+def begin(run: RunDir, definition: dict[str, Any]) -> None:
     """Start or continue a run; one that failed before its first checkpoint gives its folder to a corrected recipe."""
     try:
         run.start(definition)
@@ -125,16 +126,20 @@ def _begin(run: RunDir, definition: dict[str, Any]) -> None:
         run.start(definition)
 
 
-def _note_paths(run: RunDir, recipe: Recipe) -> None:
+def note_paths(run: RunDir, recipe: AnyRecipe) -> None:
     """The recipe with its paths, so that ``--resume FOLDER`` needs nothing else; no part of the identity."""
     write_json(run.path / "recipe.json", _with_paths(recipe, lambda path: str(path.resolve())))
 
 
-def _with_paths(recipe: Recipe, change: Callable[[Path], str]) -> dict[str, Any]:
-    """The resolved recipe with every path replaced by what `change` makes of it."""
+def _with_paths(recipe: AnyRecipe, change: Callable[[Path], str]) -> dict[str, Any]:
+    """The resolved recipe with every path in it (`AnyRecipe.paths`) replaced by what `change` makes of it."""
     values = dump(recipe)
-    for table, names in (("model", ("path", "reference")), ("data", ("train", "evaluation"))):
-        values[table] |= {k: change(Path(values[table][k])) for k in names if values[table].get(k)}
+    for path in recipe.paths:
+        table, _, key = path.partition(".")
+        inside = values.get(table)
+        # A key of that name need not be a path: `task.evaluation` of a generator is a number.
+        if isinstance(inside, dict) and isinstance(inside.get(key), str):
+            inside[key] = change(Path(inside[key]))
     return values
 
 
@@ -150,7 +155,8 @@ def pick_device(runtime: Runtime) -> torch.device:
     return torch.device("cuda" if wants_gpu else "cpu")
 
 
-def _load(recipe: Recipe, device: torch.device) -> Any:
+def load_trained(recipe: Any, device: torch.device) -> Any:
+    """The model that is to be trained, with adapters, checkpointing and precision as the recipe says."""
     spec, seed = recipe.model, recipe.budget.seed
     if isinstance(recipe, RewardRecipe):
         model: Any = build_reward_model(Path(spec.path), seed).to(device)

@@ -1,8 +1,8 @@
 """Published methods as data: tables that lie under what a user's file says.
 
-A preset holds what its source prescribes (advantage, bounds, KL, averaging, updates of a batch). What a source chose for
-its hardware (prompts of a batch, lengths, steps) is the recipe's own default, and every number here that is ours says
-so. Keys of the user win; a table of another kind replaces the preset's.
+A preset holds what its source prescribes (advantage, bounds, KL, averaging, updates of a batch). What a source chose
+for its hardware (prompts of a batch, lengths, steps) is the recipe's own default, and every number here that is ours
+says so. Keys of the user win; a table of another kind replaces the preset's.
 Leaves out: validation and what follows from other keys (`recipes.rl`), explanations (docs/rl.md).
 """
 
@@ -37,15 +37,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "aggregate": {"mode": "seq_sum_const"},
         "optim": RATE,
     },
-    # arXiv 2402.14740: the response is one action, so its log-prob is a sum; KL k1 in the reward. beta is TRL's default.
+    # arXiv 2402.14740: the response is one action, so its log-prob is a sum; KL k1 in the reward. beta is that of TRL.
     "rloo": {
         "stages": [{"kind": "kl_reward", "beta": 0.05}, "rloo", "uniform"],
         "loss": {"kind": "reinforce"},
         "aggregate": {"mode": "seq_mean_token_sum"},
         "optim": RATE,
     },
-    # arXiv 2501.03262: KL k1 in the reward, returns whitened over the batch. beta, rate and the eight updates of a batch
-    # are those of the authors' script in OpenRLHF.
+    # arXiv 2501.03262: KL k1 in the reward, returns whitened over the batch. beta, rate and the eight updates of a
+    # batch are those of the authors' script in OpenRLHF.
     "reinforce_pp": {
         "stages": [{"kind": "kl_reward", "beta": 1e-4}, "reinforce_pp"],
         "loss": PPO_CLIP,

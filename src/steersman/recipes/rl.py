@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, WrapValidator, model_validator
 
-from steersman.core.component import Component
+from steersman.core.component import Component, Stage
 from steersman.core.config import Source
 from steersman.language.encode import Truncation
 from steersman.language.sampler import Sampling
@@ -42,9 +42,7 @@ class Rollout(Component):
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="divides the logits, in every pass")
     top_k: int | None = Field(None, ge=1, description="keep the k likeliest tokens; needs the stage importance")
     top_p: float | None = Field(None, gt=0, le=1, description="keep the likeliest tokens of this mass; likewise")
-    min_p: float | None = Field(
-        None, ge=0, le=1, description="keep tokens at least this share of the likeliest; likewise"
-    )
+    min_p: float | None = Field(None, ge=0, le=1, description="keep tokens of this share of the likeliest; likewise")
     stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), description="texts that end a response")
     minibatches: int = Field(1, ge=1, description="parts of a batch, an optimiser step each")
     epochs: int = Field(1, ge=1, description="passes over a batch")
@@ -70,9 +68,7 @@ class Critic(KeepsDefaults):
     """A value function of tokens, for GAE; a reward model's architecture, trained beside the policy."""
 
     path: str | None = Field(None, description="folder of a language or reward model; absent = the policy's")
-    clip: float = Field(
-        0.2, ge=0, allow_inf_nan=False, description="bound on the value's move in reward units; 0 = off"
-    )
+    clip: float = Field(0.2, ge=0, allow_inf_nan=False, description="bound on a value's move, in rewards; 0 = off")
     weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="of its loss")
     optim: AdamW = AdamW(lr=1e-5)
 
@@ -116,7 +112,14 @@ class Evaluation(Component):
     )
 
 
-NamedStage = Annotated[AnyStage, WrapValidator(or_component)]
+def _or_stage(value: Any, handler: Any) -> Any:
+    """A user's own stage was validated when it was imported; everything else is one of ours."""
+    if isinstance(value, Component) and not isinstance(value, Stage):
+        raise ValueError(f"{type(value).__name__} is no stage; derive it from steersman.core.component.Stage")
+    return value if isinstance(value, Stage) else handler(value)
+
+
+NamedStage = Annotated[AnyStage, WrapValidator(_or_stage)]
 """A stage of ours, or one of the user's own (``kind = "package.module:Class"``)."""
 NamedLoss = Annotated[PolicyLoss, WrapValidator(or_component)]
 """A policy loss of ours, or one of the user's own."""

@@ -145,6 +145,7 @@ class Runtime(Component):
     micro_tokens: int = Field(
         4096, ge=1, description="tokens of one forward pass (gradient accumulation does the rest)"
     )
+    decode_tokens: int = Field(32_768, ge=1, description="tokens of responses drawn at a time (rl)")
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; absent = at the end")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; absent = a fifth, 10+")

@@ -1,0 +1,148 @@
+"""What in an rl recipe cannot work together, found from the recipe alone, before any file is read.
+
+What would do nothing or something else than meant is refused; what works but is seldom meant gives a warning line.
+Leaves out: folders and files (`recipes.rl_job`), prompts that are too long (`task.worlds`), steps (`train.rl` checks
+the same streams once more).
+"""
+
+from typing import Any
+
+from steersman.core.errors import UserError
+from steersman.objective.components_advantage import GRPO, OPO, RLOO, PassK, ReinforcePPBaseline
+from steersman.objective.components_policy import GSPO, ImportanceCorrection, Reinforce
+from steersman.objective.components_reward import KLReward, Overlong
+from steersman.objective.select.groups import DynamicSampling
+from steersman.recipes.rl import RLRecipe
+from steersman.recipes.rl_parts import gives, needs_critic, terms_of
+from steersman.recipes.rl_tasks import ChainSumPrompts
+from steersman.reward.verifiable import RewardFunction
+from steersman.train.passes import check_parts
+
+_COMPARES = (GRPO, RLOO, OPO, PassK, ReinforcePPBaseline)
+"""Advantages that compare the responses of a group."""
+
+
+def check_method(recipe: RLRecipe) -> list[str]:
+    """Refuse a recipe whose parts cannot work together; gives lines about what is odd.
+
+    Raises:
+        UserError: names the stage, term or key, the stream or field it lacks, who gives it, and the cure.
+    """
+    if isinstance(recipe.task, ChainSumPrompts) and recipe.reward is not None:
+        raise UserError("chain_sum grades itself", where="reward", cure="Leave the table out.")
+    _check_critic(recipe)
+    _check_advantage(recipe)
+    check_parts(recipe.stages, terms_of(recipe), gives(recipe), recipe.critic is not None)
+    _check_sampler(recipe)
+    _check_losses(recipe)
+    _check_sizes(recipe)
+    return _warnings(recipe)
+
+
+def check_phases(recipe: RLRecipe, total: int) -> None:
+    """Refuse phases that train what is not there, or that leave no step for what comes after them.
+
+    Raises:
+        UserError: says which.
+    """
+    for i, phase in enumerate(recipe.budget.phases):
+        if "critic" in phase.trains and recipe.critic is None:
+            cure = "Add the table [critic], or leave the phase out."
+            raise UserError("trains a critic, and there is none", where=f"budget.phases.{i}", cure=cure)
+    first = sum(p.steps for p in recipe.budget.phases)
+    if recipe.budget.phases and first >= total:
+        what = f"last {first} steps of {total}, so that nothing is left in which everything is trained"
+        raise UserError(what, where="budget.phases", cure="Raise --steps, or shorten them.")
+
+
+def _check_critic(recipe: RLRecipe) -> None:
+    readers = [i for i, s in enumerate(recipe.stages) if needs_critic(s)]
+    if readers and recipe.critic is None:
+        name = _name(recipe.stages[readers[0]])
+        cure = "Add the table [critic], or take an advantage without one, e.g. grpo, rloo, reinforce_pp."
+        what = f"{name} needs 'value', which only a critic gives, and there is none"
+        raise UserError(what, where=f"stages[{readers[0]}]", cure=cure)
+    if recipe.critic is not None and not any("returns" in s.gives for s in recipe.stages):
+        cure = 'Use the stage "gae", or leave the table [critic] out.'
+        raise UserError("is fitted to 'returns', which no stage gives", where="critic", cure=cure)
+
+
+def _check_advantage(recipe: RLRecipe) -> None:
+    given = {n for s in recipe.stages for n in s.gives}
+    if "advantage" in given:
+        return
+    if "advantage_row" in given:
+        what = f"the policy loss {_name(recipe.loss)} needs 'advantage', one a token; the stages give one a response"
+        cure = 'Add "uniform" behind them: every token gets its response\'s.'
+    else:
+        what = f"the policy loss {_name(recipe.loss)} needs 'advantage', which no stage gives"
+        cure = 'Add an advantage stage, e.g. stages = ["grpo", "uniform"] or ["reinforce_pp"].'
+    raise UserError(what, where="stages", cure=cure)
+
+
+def _check_sampler(recipe: RLRecipe) -> None:
+    rollout = recipe.rollout
+    if rollout.temperature == 0:
+        what = "is 0: every response of a prompt would be the same, and there is nothing to learn from"
+        raise UserError(
+            what,
+            where="rollout.temperature",
+            allowed="above 0",
+            cure="For greedy evaluation set evaluation.temperature = 0.",
+        )
+    if rollout.sampling.trainable or any(isinstance(s, ImportanceCorrection) for s in recipe.stages):
+        return
+    name = next(k for k in ("top_k", "top_p", "min_p") if getattr(rollout, k) is not None)
+    what = "removes tokens, so that responses are not drawn from the policy that is trained"
+    cure = 'Leave it out, or add the stage "importance", which corrects for the sampler.'
+    raise UserError(what, where=f"rollout.{name}", cure=cure)
+
+
+def _check_losses(recipe: RLRecipe) -> None:
+    if recipe.kl is not None and any(isinstance(s, KLReward) for s in recipe.stages):
+        what = "puts a KL penalty in the loss, and the stage kl_reward puts one in the reward"
+        raise UserError(what, where="kl", cure="Keep one of them.")
+    if isinstance(recipe.loss, GSPO) and recipe.aggregate.mode != "seq_mean_token_mean":
+        what = f"is {recipe.aggregate.mode}; gspo's ratio is that of a whole response, so its mean comes first"
+        cure = 'Set aggregate.mode = "seq_mean_token_mean".'
+        raise UserError(what, where="aggregate.mode", cure=cure)
+
+
+def _check_sizes(recipe: RLRecipe) -> None:
+    rollout = recipe.rollout
+    rows = recipe.budget.batch * rollout.samples
+    if rollout.minibatches > rows:
+        what = f"is {rollout.minibatches}, but a batch has {recipe.budget.batch} x {rollout.samples} = {rows} responses"
+        raise UserError(what, where="rollout.minibatches", allowed=f"up to {rows}")
+    for i, stage in enumerate(recipe.stages):
+        if isinstance(stage, DynamicSampling) and rollout.samples == 1:
+            what = "keeps groups with right and wrong answers, and a group of one response has only one of them"
+            raise UserError(what, where=f"stages[{i}]", cure="Raise rollout.samples.")
+        if isinstance(stage, Overlong) and stage.limit - stage.cache >= rollout.max_new_tokens:
+            begins = stage.limit - stage.cache
+            what = f"begins to punish at {begins} tokens, and responses have at most {rollout.max_new_tokens}"
+            raise UserError(what, where=f"stages[{i}]", cure="Leave limit and cache out; they then follow it.")
+
+
+def _warnings(recipe: RLRecipe) -> list[str]:
+    rollout, lines = recipe.rollout, []
+    compares = [s for s in recipe.stages if isinstance(s, _COMPARES)]
+    if rollout.samples == 1 and compares:
+        lines.append(f"{_name(compares[0])} compares the responses of a prompt, and there is one: every advantage is 0")
+    if isinstance(recipe.loss, Reinforce) and rollout.updates > 1:
+        lines.append(
+            f"reinforce has no ratio: {rollout.updates - 1} of the {rollout.updates} updates of a batch are "
+            "off-policy and not corrected"
+        )
+    if isinstance(recipe.reward, RewardFunction) and recipe.reward.correct_at is None:
+        readers = [_name(s) for s in recipe.stages if "correct" in s.fields]
+        if readers:
+            lines.append(f"{readers[0]} goes by what is correct: your function must say so, or set reward.correct_at")
+    for stage in recipe.stages:
+        if isinstance(stage, Overlong) and stage.limit != rollout.max_new_tokens:
+            lines.append(f"overlong punishes up to {stage.limit} tokens, but responses end at {rollout.max_new_tokens}")
+    return [f"warning: {line}" for line in lines]
+
+
+def _name(component: Any) -> str:
+    return str(getattr(component, "kind", type(component).__name__))

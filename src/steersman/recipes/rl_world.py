@@ -1,0 +1,125 @@
+"""From the tables `task` and `reward` to prompts and a grader; what cannot be graded or answered is refused here.
+
+Leaves out: the worlds (`task.worlds`), graders (`reward`), training (`recipes.rl_job`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steersman.core.errors import UserError
+from steersman.language.load import check_same_vocabulary, load_tokenizer
+from steersman.recipes.rl import RLRecipe
+from steersman.recipes.rl_tasks import ChainSumPrompts, GymQuestions, ModelReward, QuestionFiles
+from steersman.reward.model import RewardModel, build_reward_model, load_reward_model
+from steersman.reward.verifiable import Grader, Verifiable
+from steersman.store.files import read_json
+from steersman.task import chain_sum
+from steersman.task.prompts import QuestionFile, Questions, ReasoningGymQuestions, read_questions
+from steersman.task.world import World
+from steersman.task.worlds import ChainSumWorld, TextWorld
+
+
+def make_world(
+    recipe: RLRecipe,
+    tokenizer: Any,
+    context: int | None,
+    *,
+    allow_import: Sequence[str] = (),
+    device: torch.device | None = None,
+    micro_tokens: int = 4096,
+) -> tuple[World, int | None, list[str]]:
+    """The recipe's prompts and grader.
+
+    Args:
+        recipe: with its task and reward.
+        tokenizer: the policy's.
+        context: most tokens the policy accepts; None = no limit.
+        allow_import: packages of the user's own functions.
+        device: of a reward model.
+        micro_tokens: tokens of one of its forward passes.
+
+    Returns:
+        The world; the number of training prompts, None where they never run out; lines about the prompts.
+
+    Raises:
+        UserError: a file or package that is not there, prompts that are too long or cannot be graded, a vocabulary
+            that is not the policy's.
+    """
+    task = recipe.task
+    if isinstance(task, ChainSumPrompts):
+        return _chain_sum(recipe, task, tokenizer, context), None, ["chain_sum: prompts are made as they are needed"]
+    train, held_out = _questions(recipe)
+    grader = _grader(recipe, tokenizer, allow_import, device or torch.device("cpu"), micro_tokens)
+    world = TextWorld(
+        train,
+        tokenizer,
+        grader,
+        held_out=held_out,
+        chat=task.chat,
+        context=context,
+        max_new_tokens=recipe.rollout.max_new_tokens,
+    )
+    notes = [f"{len(train):,} prompts, {'no' if held_out is None else f'{len(held_out):,}'} held-out ones"]
+    if world.leaked:
+        notes.append(f"warning: {world.leaked:,} held-out prompts are training prompts too")
+    return world, len(train), notes
+
+
+def _chain_sum(recipe: RLRecipe, task: ChainSumPrompts, tokenizer: Any, context: int | None) -> World:
+    if tuple(tokenizer.convert_ids_to_tokens(list(range(chain_sum.VOCABULARY)))) != chain_sum.TOKENS:
+        what = "the model's tokens are not those of chain_sum"
+        raise UserError(what, where="task", cure="Give a model that was trained on chain_sum.")
+    most = task.longest + 1 + recipe.rollout.max_new_tokens
+    if context is not None and most > context:
+        what = f"prompts and responses have up to {most} tokens, more than the model's context of {context}"
+        raise UserError(what, where="rollout.max_new_tokens", cure=f"{task.max_response} are enough for this task.")
+    return ChainSumWorld(task, task.evaluation)
+
+
+def _questions(recipe: RLRecipe) -> tuple[Questions, Questions | None]:
+    """Training prompts and held-out prompts."""
+    task, reward = recipe.task, recipe.reward
+    if isinstance(task, GymQuestions):
+        return ReasoningGymQuestions(task), ReasoningGymQuestions(task.held_out()) if task.evaluation else None
+    assert isinstance(task, QuestionFiles)
+    answers = isinstance(reward, Verifiable) and reward.compare.kind != "reasoning_gym"
+    train, held_out = (None if f is None else read_questions(Path(f), answers) for f in (task.train, task.evaluation))
+    assert isinstance(train, QuestionFile)
+    return train, held_out
+
+
+def _grader(
+    recipe: RLRecipe, tokenizer: Any, allow_import: Sequence[str], device: torch.device, micro_tokens: int
+) -> Grader | RewardModel:
+    reward = recipe.reward
+    if isinstance(reward, ModelReward):
+        return _reward_model(reward, tokenizer, device, micro_tokens)
+    return Grader(reward, allow_import)
+
+
+def _reward_model(spec: ModelReward, tokenizer: Any, device: torch.device, micro_tokens: int) -> RewardModel:
+    folder = Path(spec.path)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not any("SequenceClassification" in str(a) for a in config.get("architectures") or []):
+        cure = "Train one with: steersman train reward"
+        raise UserError("is no folder of a reward model", where=f"reward.path ({folder})", cure=cure)
+    _same_tokens(tokenizer, load_tokenizer(folder), f"reward.path ({folder})")
+    if not spec.normalise:
+        found = RewardModel(build_reward_model(folder, 0), micro_tokens)
+    elif (folder / "reward.json").is_file():
+        found = load_reward_model(folder, micro_tokens)
+    else:
+        cure = "Set reward.normalise = false."
+        raise UserError("has no reward.json with the mean and spread of rewards", where=str(folder), cure=cure)
+    found.model.to(device)
+    return found
+
+
+def _same_tokens(policy: Any, other: Any, where: str) -> None:
+    """Tokens of the policy mean the same to the other model, which may have more (a pad token of its own)."""
+    known = other.get_vocab()
+    if any(known.get(token) != i for token, i in policy.get_vocab().items()):
+        check_same_vocabulary(policy, other, where=where)

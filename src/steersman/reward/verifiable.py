@@ -78,14 +78,16 @@ class Graded:
 
     Args:
         scores: value, valid, errors; parts `correct` and `format_ok` (bool; absent where a user's function says nothing
-            of them) and `status` (index in `STATUSES`; `Verifiable` only).
+            of them) and `status` (index in `statuses`; not of a user's function).
         answer: the answer found in each row, None where there is none.
-        reasons: row -> what a user's function said of it.
+        reasons: row -> what a user's function, or the sandbox of a program, said of it.
+        statuses: names of the values of `status`.
     """
 
     scores: Scores
     answer: tuple[str | None, ...]
     reasons: dict[int, str] = field(default_factory=dict)
+    statuses: tuple[str, ...] = STATUSES
 
     def counts(self) -> dict[str, int]:
         """Number of valid rows of each status, and of invalid rows."""
@@ -93,7 +95,7 @@ class Graded:
         found = (
             {}
             if status is None
-            else {name: int(((status == i) & self.scores.valid).sum()) for i, name in enumerate(STATUSES)}
+            else {name: int(((status == i) & self.scores.valid).sum()) for i, name in enumerate(self.statuses)}
         )
         return found | {"invalid": int((~self.scores.valid).sum())}
 

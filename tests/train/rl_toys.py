@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from toy_stages import Memory
 
 from steersman.core import noise
 from steersman.core.types import Rollouts, Scores
@@ -84,6 +85,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gspo": {"stages": CREDIT, "loss": GSPO(), "mode": "seq_mean_token_mean", "epochs": 2},
     "rloo with kl": {"stages": [RLOO(), UniformCredit()], "loss": Clipped(), "kl": KLLoss()},
     "reinforce_pp": {"stages": [KLReward(target=0.1, horizon=50.0), ReinforcePP()], "loss": Clipped()},
+    "remembers": {"stages": [Memory(), UniformCredit()], "loss": Clipped(), "epochs": 2},
     "ppo": {
         "stages": [GAE()],
         "loss": Clipped(eps_high=0.2),

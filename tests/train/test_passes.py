@@ -1,14 +1,15 @@
 """Forward passes that stages ask for: run once, on the rows that need them, under other contexts without new tokens."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import rl_toys as toys
 import torch
+import toy_stages as stages
 from torch import Tensor
 
-from steersman.core.component import START, Moment, Pass, Stage
+from steersman.core.component import Pass, Stage
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.language.score import response_logp
@@ -20,91 +21,21 @@ from steersman.train.passes import Passes, back, check_parts, under
 FLOAT32 = 1e-5  # log-probs of size 3 by two ways through the model
 
 
-class DropFirst(Stage):
-    """Drops the first response of each group."""
-
-    kind: Literal["drop_first"] = "drop_first"
-
-    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
-        group = rollouts.group
-        keep = torch.stack([(group[:i] == group[i]).any() for i in range(len(rollouts))])
-        return rollouts.index(keep), {"dropped": float((~keep).sum())}
-
-
-class RepeatFirst(Stage):
-    """Every row twice."""
-
-    kind: Literal["repeat"] = "repeat"
-
-    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
-        return rollouts.index(torch.arange(len(rollouts)).repeat_interleave(2)), {}
-
-
-class LastTokenOnly(Stage):
-    """Only the last action of a row is learnt from."""
-
-    gives = ("token_weight",)
-    kind: Literal["last"] = "last"
-
-    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
-        place = torch.arange(rollouts.ids.shape[1])
-        weight = (rollouts.action & (place == rollouts.length[:, None] - 1)).float()
-        return rollouts.with_streams(token_weight=weight), {"tokens": float(weight.sum())}
-
-
-def with_answer(rollouts: Rollouts, rows: Any) -> list[str]:
-    """The prompt with the right answer shown as a hint."""
-    digits = [ids[: n - 1] for ids, n in zip(rollouts.ids.tolist(), rollouts.prompt_length.tolist(), strict=True)]
-    return [f"{''.join(map(str, d))}=?{row['answer']}=" for d, row in zip(digits, rows, strict=True)]
-
-
-def with_signal(rollouts: Rollouts) -> Tensor:
-    """Rows whose advantage is not zero."""
-    return rollouts.streams["advantage_row"] != 0
-
-
-class Hinted(Stage):
-    """Advantage times exp(log-prob under the hint less that without), on rows with a signal."""
-
-    needs = ("advantage", "advantage_row", "logp_old")
-    gives = ("advantage",)
-    kind: Literal["hinted"] = "hinted"
-
-    def passes(self) -> tuple[Pass, ...]:
-        return (Pass("logp_teacher", before=with_answer, rows=with_signal),)
-
-    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
-        s = rollouts.streams
-        evidence = (s["logp_teacher"] - s["logp_old"]).where(with_signal(rollouts)[:, None], torch.zeros(()))
-        return rollouts.with_streams(advantage=s["advantage"] * evidence.clamp(-1, 1).exp()), {}
-
-
-class NormOfHidden(Stage):
-    """Weighs tokens by the norm of the hidden state that predicted them."""
-
-    needs = ("hidden",)
-    gives = ("token_weight",)
-    kind: Literal["norm"] = "norm"
-
-    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
-        norm = rollouts.streams["hidden"].norm(dim=-1)
-        return rollouts.with_streams(token_weight=norm / norm.amax()), {"norm": float(norm.sum())}
-
-
+CREDIT = [GRPO(), UniformCredit()]
 KINDS = {
-    "drops rows": [GRPO(), UniformCredit(), DropFirst()],
-    "drops rows before advantages": [DropFirst(), GRPO(), UniformCredit()],
-    "repeats rows": [GRPO(), RepeatFirst(), UniformCredit()],
-    "writes a token stream": [GRPO(), UniformCredit(), LastTokenOnly()],
-    "another context": [GRPO(), UniformCredit(), Hinted()],
-    "hidden states": [GRPO(), UniformCredit(), NormOfHidden()],
-    "all of them": [GRPO(), RepeatFirst(), UniformCredit(), Hinted(), DropFirst(), NormOfHidden()],
+    "drops rows": [GRPO(), stages.DropSilent(), UniformCredit()],
+    "repeats rows": [stages.RepeatCorrect(times=3), *CREDIT],
+    "writes a token stream": [*CREDIT, stages.Fade()],
+    "another context": [*CREDIT, stages.Hinted()],
+    "hidden states": [*CREDIT, stages.HiddenNorm()],
+    "remembers": [stages.Memory(), UniformCredit()],
+    "all of them": [*CREDIT, stages.RepeatCorrect(), stages.DropSilent(), stages.Hinted(), stages.HiddenNorm()],
 }
 
 
-@pytest.mark.parametrize("stages", KINDS.values(), ids=KINDS)
-def test_every_kind_of_stage_trains(stages):
-    made = toys.learner({"stages": stages, "loss": Clipped(), "epochs": 2})
+@pytest.mark.parametrize("chain", KINDS.values(), ids=KINDS)
+def test_every_kind_of_stage_trains(chain):
+    made = toys.learner({"stages": chain, "loss": Clipped(), "epochs": 2})
     before = toys.parameters(made)
     told = [made.step(i) for i in range(4)]
     assert all(float(t["grad_norm"]) > 0 for t in told)
@@ -112,36 +43,33 @@ def test_every_kind_of_stage_trains(stages):
     assert all(torch.isfinite(torch.as_tensor(v)).all() for t in told for v in t.values())
 
 
-def test_rows_and_tokens_follow_the_stages():
+def test_rows_follow_the_stages():
     plain = toys.learner("grpo")
-    base = plain.step(0)
-    for name, rows, tokens in (
-        ("repeats rows", 24, 2 * base["tokens_trained"]),
-        ("writes a token stream", 12, 12),
-    ):
-        told = toys.learner({"stages": KINDS[name], "loss": Clipped()}).step(0)
-        assert told["rows_kept"] == rows
-        assert told["tokens_trained"] == tokens
-    dropped = toys.learner({"stages": KINDS["drops rows"], "loss": Clipped()}).step(0)
-    assert dropped["rows_kept"] == 12 - dropped["drop_first/dropped"]
+    drawn = toys.record(plain.engine)
+    plain.step(0)
+    graded = toys.ToyWorld().grade(drawn[0, 0], [{}] * 12)
+    right = float(graded.scores.parts["correct"].sum())
+    for name, rows in (("repeats rows", 12 + 2 * right), ("writes a token stream", 12)):
+        assert toys.learner({"stages": KINDS[name], "loss": Clipped()}).step(0)["rows_kept"] == rows
+    told = toys.learner({"stages": KINDS["drops rows"], "loss": Clipped()}).step(0)
+    assert told["rows_kept"] == told["toy_drop_silent/rows_out"] == 11  # one response is worth its group's mean
 
 
-def collected(stages: list[Stage]) -> tuple[Any, Rollouts]:
-    made = toys.learner({"stages": stages, "loss": Clipped(), "epochs": 2})
-    made.needs = made.needs | {"logp_teacher", "hidden", "advantage_row"} & {*("logp_teacher", "hidden")}
+def keep(made: Any, *names: str) -> Rollouts:
+    """The batch of the first step with streams that no term needs."""
+    made.needs = made.needs | {*names}
     made.step(0)
-    return made, made.batch
+    return made.batch
 
 
 def test_the_same_tokens_are_scored_behind_the_hint_and_only_rows_with_a_signal():
-    made, batch = collected([GRPO(), UniformCredit(), Hinted()])
-    fresh = toys.policy()
-    found, silent = batch.streams["logp_teacher"], 0
+    batch = keep(toys.learner({"stages": KINDS["another context"], "loss": Clipped(), "epochs": 2}), "logp_teacher")
+    fresh, found, silent = toys.policy(), batch.streams["logp_teacher"], 0
     for i in range(len(batch)):
         prompt, end = int(batch.prompt_length[i]), int(batch.length[i])
         digits = batch.ids[i, : prompt - 1]
-        answer = int(digits.sum() % 10)
-        ids = torch.cat([digits, torch.tensor([14, 16, answer, 14]), batch.ids[i, prompt:end]])[None]
+        hint = torch.tensor([14, 16, int(digits.sum() % 10), 14])
+        ids = torch.cat([digits, hint, batch.ids[i, prompt:end]])[None]
         row = Rollouts.of(ids, torch.tensor([ids.shape[1]]), torch.tensor([prompt + 3]))
         wanted = response_logp(fresh, row, temperature=0.8)[0][0, prompt + 3 :].detach()
         if not bool(found[i].any()):
@@ -150,13 +78,13 @@ def test_the_same_tokens_are_scored_behind_the_hint_and_only_rows_with_a_signal(
         assert float((found[i, prompt:end] - wanted).abs().max()) <= FLOAT32
         assert not bool(found[i, :prompt].any() | found[i, end:].any())
     assert silent == int((batch.streams["advantage"].abs().sum(1) == 0).sum())
+    assert silent < len(batch)
 
 
 def test_hidden_states_predict_their_token():
-    _, batch = collected([GRPO(), UniformCredit(), NormOfHidden()])
-    model = toys.policy()
+    batch = keep(toys.learner({"stages": KINDS["hidden states"], "loss": Clipped(), "epochs": 2}), "hidden")
     hidden = batch.streams["hidden"]
-    logits = model.get_output_embeddings()(hidden).detach() / 0.8
+    logits = toys.policy().get_output_embeddings()(hidden).detach() / 0.8
     logp = logits.log_softmax(-1).gather(2, batch.ids[..., None])[..., 0]
     gap = (logp - batch.streams["logp_old"]).abs()[batch.action]
     assert float(gap.max()) <= FLOAT32

@@ -16,8 +16,10 @@ from torch import Tensor
 from steersman.core.types import Rollouts
 from steersman.objective.components import Aggregation
 from steersman.objective.components_policy import ClippedValue, KLLoss
+from steersman.objective.components_reward import counted
 from steersman.objective.divergence import kl_value
 from steersman.objective.loss.sft import sft
+from steersman.objective.select.tokens import in_loss
 
 MAXIMUM = "_max"
 """Watched quantities whose names end so are maxima over tokens; all others are sums over tokens."""
@@ -78,18 +80,6 @@ class PolicyLossLike(Protocol):
         ...
 
 
-def selected(rollouts: Rollouts) -> Tensor:
-    """Action tokens of valid rows that no stage has given the weight 0, bool ``[N, L]``."""
-    mask = rollouts.action & rollouts.valid[:, None]
-    weight = rollouts.streams.get("token_weight")
-    return mask if weight is None else mask & (weight != 0)
-
-
-def all_actions(rollouts: Rollouts) -> Tensor:
-    """Action tokens of valid rows, bool ``[N, L]``."""
-    return rollouts.action & rollouts.valid[:, None]
-
-
 def weighted(loss: Tensor, rollouts: Rollouts) -> Tensor:
     """The loss times the weights of its tokens and of its rows."""
     weight = rollouts.streams.get("token_weight")
@@ -106,10 +96,10 @@ def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
     """The policy loss on selected tokens, with its clip shares, the entropy and the log-ratio to the old policy."""
 
     def value(part: Rollouts, live: Live) -> Tensor:
-        return weighted(loss(live.logp, old_logp(part, live), part.streams["advantage"], selected(part)), part)
+        return weighted(loss(live.logp, old_logp(part, live), part.streams["advantage"], in_loss(part)), part)
 
     def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
-        now, old, mask = live.logp.detach(), old_logp(part, live), selected(part)
+        now, old, mask = live.logp.detach(), old_logp(part, live), in_loss(part)
         told = {"entropy": live.entropy, "kl_old": kl_value(now, old, "k3")}
         if part.logp_behaviour is not None:
             told["gap_mean"] = told["gap_max"] = (old - part.logp_behaviour).abs()
@@ -120,7 +110,7 @@ def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
 
     # logp_old is no need: where nobody gave it, the step is at rollout weights.
     needs = tuple(n for n in loss.needs if n != "logp_old")
-    return Term("policy", needs, value, selected, aggregation, watch=watch)
+    return Term("policy", needs, value, in_loss, aggregation, watch=watch)
 
 
 def kl_term(loss: KLLoss, aggregation: Aggregation) -> Term:
@@ -132,7 +122,7 @@ def kl_term(loss: KLLoss, aggregation: Aggregation) -> Term:
     def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
         return {"kl_ref": kl_value(live.logp.detach(), part.streams["logp_ref"], "k3")}
 
-    return Term("kl", ("logp_ref",), value, selected, aggregation, watch=watch)
+    return Term("kl", ("logp_ref",), value, in_loss, aggregation, watch=watch)
 
 
 def value_term(loss: ClippedValue, weight: float) -> Term:
@@ -146,7 +136,7 @@ def value_term(loss: ClippedValue, weight: float) -> Term:
         return {"value_error": error, "value_mean": live.value.detach()}
 
     needs = ("value", "returns")
-    return Term("value", needs, value, all_actions, Aggregation(), model="critic", weight=weight, watch=watch)
+    return Term("value", needs, value, counted, Aggregation(), model="critic", weight=weight, watch=watch)
 
 
 def sft_term(weight: float) -> Term:
@@ -155,7 +145,7 @@ def sft_term(weight: float) -> Term:
     def value(part: Rollouts, live: Live) -> Tensor:
         return sft(live.logp) * part.weight[:, None]
 
-    return Term("sft", (), value, all_actions, Aggregation(), weight=weight)
+    return Term("sft", (), value, counted, Aggregation(), weight=weight)
 
 
 def union(terms: tuple[Term, ...], rollouts: Rollouts, model: str) -> Tensor:

@@ -3,10 +3,14 @@
 import inspect
 
 import pytest
+import torch
 
 from steersman import stats
+from steersman.core.errors import UserError
 from steersman.language.head import token_logp
-from steersman.objective.loss import preference
+from steersman.objective import divergence
+from steersman.objective.advantage import gae, group
+from steersman.objective.loss import policy, preference
 from steersman.objective.reduce import aggregate
 
 PREFERENCE = {
@@ -31,6 +35,20 @@ STATS = {
     "iqm": "x",
     "fit_power_law": "x y",
     "smallest_p": "n_pairs n_claims",
+    "pass_at_k": "n c k",
+}
+POLICY = {
+    "reinforce": "logp advantage",
+    "clipped": "logp logp_old advantage eps_low=0.2 eps_high=0.28 dual=None",
+    "gspo": "logp logp_old advantage mask eps_low eps_high",
+    "cispo": "logp logp_old advantage cap",
+    "sapo": "logp logp_old advantage tau_pos=1.0 tau_neg=1.05",
+}
+ADVANTAGE = {
+    group.grpo: "score group scale='group' eps=1e-06 valid=None",
+    group.rloo: "score group valid=None",
+    gae.gae: "reward value mask gamma lam",
+    divergence.kl_penalty: "logp logp_ref logp_old=None estimator='k3' gradient='reverse'",
 }
 
 
@@ -55,3 +73,32 @@ def test_aggregate_and_head() -> None:
     wanted = ["hidden", "weight", "targets", "temperature", "bias", "scale", "softcap", "chunk_bytes"]
     assert leading(token_logp, 8) == wanted
     assert inspect.signature(aggregate).parameters["mode"].default == "token_mean"
+
+
+def with_defaults(function: object, wanted: str) -> str:
+    """The leading parameters, with the defaults that `wanted` names."""
+    given = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    asked = [w.partition("=") for w in wanted.split()]
+    shown = [f"{p.name}={p.default!r}" if sign else p.name for p, (_, sign, _) in zip(given, asked, strict=False)]
+    return " ".join(shown)
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_policy_losses(name: str) -> None:
+    assert with_defaults(getattr(policy, name), POLICY[name]) == POLICY[name]
+
+
+@pytest.mark.parametrize("function", ADVANTAGE, ids=lambda f: f.__name__)
+def test_advantages_and_divergence(function: object) -> None:
+    assert with_defaults(function, ADVANTAGE[function]) == ADVANTAGE[function]
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_an_advantage_a_row_is_refused(name: str) -> None:
+    tokens = torch.zeros(2, 3)
+    given = {"mask": torch.ones(2, 3, dtype=torch.bool), "eps_low": 0.2, "eps_high": 0.2, "cap": 5.0}
+    wanted = inspect.signature(getattr(policy, name)).parameters
+    rest = {k: v for k, v in given.items() if k in wanted}
+    old = {"logp_old": tokens} if "logp_old" in wanted else {}
+    with pytest.raises(UserError):
+        getattr(policy, name)(logp=tokens, advantage=torch.zeros(2), **old, **rest)

@@ -80,8 +80,9 @@ def evaluate(
         chat=chat,
         allow_import=allow_import or [],
     )
-    from steersman.recipes.evaluate import Drawn, Further
+    from steersman.recipes.evaluate import Further
     from steersman.recipes.evaluate import evaluate as measure
+    from steersman.recipes.evaluate_sample import Drawn
 
     drawn = Drawn(samples, max_new_tokens, sampled, tuple(stop or []), seed, device, dtype)
     further = Further(against, judge, best_of, rank, reference, time_limit)
@@ -115,13 +116,13 @@ def _asked(task: str, **options: Any) -> "Asked":
     from steersman.core.errors import UserError
     from steersman.recipes.evaluate_task import read_task
 
-    said = {"reward.extract.kind": "--extract", "reward.compare.kind": "--compare", "reward.function": "--reward"}
+    said = {"reward.extract": "--extract", "reward.compare": "--compare", "reward.function": "--reward"}
     try:
         return read_task(task, **options)
     except UserError as error:
-        for table, option in said.items():
-            if error.where.startswith(table) and options[option.strip("-")] is not None:
-                raise UserError(error.what, where=option, allowed=error.allowed, cure=error.cure) from None
+        table, _, place = error.where.partition(" ")
+        if place == "(the command line)" and table in said:
+            raise UserError(error.what, where=said[table], allowed=error.allowed, cure=error.cure) from None
         raise
 
 

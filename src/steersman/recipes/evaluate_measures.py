@@ -46,11 +46,7 @@ def accuracy(correct: Array, prompts: int) -> dict[str, Any]:
         if rows.any():
             value = stats.pass_at_k(valid[rows], right[rows], k)
             curve.append({"k": k, **_shown(stats.share_interval(value, seed=SEED)), "prompts": int(rows.sum())})
-    found = valid > 0
-    if not found.any():
-        return {"accuracy": None, "pass_at_k": []}
-    share = stats.share_interval(right[found] / valid[found], seed=SEED)
-    return {"accuracy": {**_shown(share), "prompts": int(found.sum())}, "pass_at_k": curve}
+    return {"accuracy": _share(correct, prompts), "pass_at_k": curve}
 
 
 def mean_score(value: Array, prompts: int) -> dict[str, Any] | None:
@@ -66,9 +62,7 @@ def graded(what: Graded, prompts: int) -> dict[str, Any]:
     if "correct" in scores.parts:
         found |= accuracy(_numbers(scores.parts["correct"], scores.valid), prompts)
     if "format_ok" in scores.parts:
-        means = _means(_numbers(scores.parts["format_ok"], scores.valid), prompts)
-        share = None if means is None else _shown(stats.share_interval(means, seed=SEED))
-        found["format_ok"] = None if share is None else {**share, "prompts": len(means)}
+        found["format_ok"] = _share(_numbers(scores.parts["format_ok"], scores.valid), prompts)
     return found | {"status": what.counts()}
 
 
@@ -174,6 +168,11 @@ def win_rate(judged: Judged, prompts: int, length: Array, other_length: Array) -
         "flip_rate": flips,
         "length_controlled": _length_controlled(share, np.nanmean(_table(gap, prompts)[found], 1)),
     }
+
+
+def _share(values: Array, prompts: int) -> dict[str, Any] | None:
+    means = _means(values, prompts)
+    return None if means is None else {**_shown(stats.share_interval(means, seed=SEED)), "prompts": len(means)}
 
 
 def powers(most: int) -> list[int]:

@@ -19,9 +19,15 @@ from steersman.store.files import cannot_write, canonical, read_json, tag, untag
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
-    """The files of one run under `path`; creating the object touches nothing."""
+    """The files of one run under `path`; creating the object touches nothing.
+
+    Args:
+        path: the folder.
+        writes: False = this process only reads, because another process of the same run writes.
+    """
 
     path: Path
+    writes: bool = True
 
     @property
     def checkpoints(self) -> Path:
@@ -52,10 +58,13 @@ class RunDir:
                     cure="Choose another output folder, or repeat the settings of run.json to resume.",
                 )
             return
-        write_json(file, dict(definition))
+        if self.writes:
+            write_json(file, dict(definition))
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to ``<name>.jsonl`` and flush them to the operating system."""
+        if not self.writes:
+            return
         file = self.path / f"{name}.jsonl"
         text = "".join(json.dumps(tag(dict(r)), ensure_ascii=False, allow_nan=False) + "\n" for r in rows)
         try:
@@ -85,12 +94,14 @@ class RunDir:
     def truncate_after(self, name: str, step: int) -> None:
         """Drop the rows whose ``step`` is greater than `step`, so that a resumed run does not write them twice."""
         file = self.path / f"{name}.jsonl"
-        if file.is_file():
+        if self.writes and file.is_file():
             kept = [r for r in self.read(name) if r.get("step", 0) <= step]
             write_bytes(file, "".join(json.dumps(tag(r), ensure_ascii=False) + "\n" for r in kept).encode())
 
     def finish(self, result: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Write ``timing.json``, then ``result.json``; from then on the run is finished."""
+        if not self.writes:
+            return
         write_json(self.path / "timing.json", dict(timing))
         write_json(self.path / "result.json", dict(result))
 

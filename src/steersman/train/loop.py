@@ -259,13 +259,14 @@ class _Run:
         loop = {k: getattr(self, k) for k in _LOOP}
         pending = [{k: torch.as_tensor(v, dtype=torch.float64) for k, v in p.items()} for p in self.pending]
         state = {"learner": self.learner.state_dict(), "loop": loop, "pending": pending}
-        save_checkpoint(root, self.done, state, keep)
+        if self.run.writes:
+            save_checkpoint(root, self.done, state, keep)
 
     def _save_best(self) -> None:
         """Keep the new best beside those that a kept checkpoint would come back to."""
         best = self.run.path / "best"
         self._save(best, sys.maxsize)
-        for folder in list_checkpoints(best):
+        for folder in list_checkpoints(best) if self.run.writes else ():
             if step_of(folder) not in {self.done, *self.referred[-self.habits.keep :]}:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -285,7 +286,7 @@ class _Run:
         """Cut what will be written again: rows of metrics, clock and samples, and later checkpoints of this run."""
         for name in ("metrics", "clock", "samples"):
             self.run.truncate_after(name, step)
-        for root in (self.run.checkpoints, self.run.path / "best"):
+        for root in (self.run.checkpoints, self.run.path / "best") if self.run.writes else ():
             drop_after(root, step)
 
 

@@ -78,6 +78,8 @@ class Optimiser:
         reported as it is; `fit` stops before such a state is saved.
         """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        # Of parameters in shards over processes the norm is that of all shards.
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         rate = self.settings.rate(step, self.total_steps)
         if self.settings.clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm, foreach=True)

@@ -4,8 +4,7 @@ A micro-batch holds rows of similar length up to a token budget. Leaves out: wha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from steersman.train.engine.work import MOST_SAMPLES, Drawing, Job, Model, Quant
 from steersman.train.optimise import Optimiser
 from steersman.train.parameters import load_trainable_state, trainable_state
 from steersman.train.terms import Live, Term, union
+
+T = TypeVar("T")
 
 
 class LocalEngine:
@@ -53,6 +54,8 @@ class LocalEngine:
         micro_tokens: int = 4096,
     ) -> None:
         self.policy, self.reference, self.critic = policy, reference, critic
+        given: dict[str, nn.Module | None] = {"policy": policy, "reference": reference, "critic": critic}
+        self.models: dict[str, Any] = {name: model for name, model in given.items() if model is not None}
         self.optimisers = {"policy": optimiser} | ({"critic": critic_optimiser} if critic_optimiser else {})
         self.micro_tokens = micro_tokens
 
@@ -80,8 +83,9 @@ class LocalEngine:
         """
         ids = prompts.group.numpy()[:, None] * MOST_SAMPLES + np.arange(drawing.samples)
         options = drawing.sampling
-        drawn = generate(
-            self.policy,
+        drawn = self.through(
+            "policy",
+            generate,
             prompts.ids,
             max_new_tokens=drawing.max_new_tokens,
             stop_ids=drawing.stop_ids,
@@ -100,7 +104,11 @@ class LocalEngine:
         return label(drawn, prompts, drawing.samples, at.step)
 
     def share(self, n: int, work: Callable[[range], list[Any]]) -> list[Any]:
-        """Python work on items 0..n-1, split over the processes; here there is one."""
+        """Python work on items 0..n-1, split over the processes; here there is one.
+
+        `work` gets a range and returns any number of `Graded`, tensors and JSON values; the lists of all processes are
+        joined in order. What it raises in one process is raised in all.
+        """
         return work(range(n))
 
     def score(
@@ -119,30 +127,35 @@ class LocalEngine:
             there is no action.
         """
         with torch.no_grad():
-            return gather(rollouts, self.micro_tokens, lambda part: self._score(part, by, quantities, temperature))
+            batches = micro_batches(rollouts.length, self.micro_tokens)
+            return gather(rollouts, batches, lambda part: self._score(part, by, quantities, temperature))
 
     def _score(
         self, part: Rollouts, by: Model, quantities: Sequence[Quantity], temperature: float
     ) -> dict[str, Tensor]:
         part = part.to(self.device)
-        if by == "critic":
-            assert self.critic is not None
-            value = {"value": lambda: token_values(self.critic, part, part.action)}
-            return {q: value[q]() if q in value else end_values(self.critic, part) for q in quantities}
-        with self._as(by) as model:
-            found: dict[str, Tensor] = {}
-            if {"logp", "entropy"} & set(quantities):
-                want = "entropy" in quantities
-                found["logp"], found["entropy"] = response_logp(model, part, temperature=temperature, entropy=want)
-            if "hidden" in quantities:
-                found["hidden"] = _hidden(model, part)
+        found: dict[str, Tensor] = {}
+        if {"logp", "entropy"} & set(quantities):
+            form = {"temperature": temperature, "entropy": "entropy" in quantities}
+            found["logp"], found["entropy"] = self.through(by, response_logp, part, **form)
+        if "hidden" in quantities:
+            found["hidden"] = self.through(by, _hidden, part)
+        if "value" in quantities:
+            found["value"] = self.through(by, token_values, part, part.action)
+        if "value_end" in quantities:
+            found["value_end"] = self.through(by, end_values, part)
         return {q: found[q] for q in quantities}
 
-    def _as(self, by: Model) -> Any:
-        """The model of a name as a context; the reference may be the policy without its adapters."""
-        if by == "reference" and self.reference is None:
-            return _without_adapters(self.policy)
-        return nullcontext(self.policy if by == "policy" else self.reference)
+    def through(self, by: Model, work: Callable[..., T], *given: Any, **options: Any) -> T:
+        """``work(model, *given, **options)`` on the model of a name; every use of a model's weights goes through here.
+
+        The reference may be the policy without its adapters.
+        """
+        if by in self.models:
+            return work(self.models[by], *given, **options)
+        assert by == "reference", "there is no critic"
+        with without_adapters(self.policy):
+            return work(self.models["policy"], *given, **options)
 
     def accumulate(
         self, jobs: Sequence[Job], trains: frozenset[str], temperature: float = 1.0
@@ -173,10 +186,9 @@ class LocalEngine:
         for model in sorted({t.model for t in terms}):
             mask = union(terms, part, model)
             if model == "policy":
-                logp, entropy = response_logp(self.policy, part, temperature=temperature, mask=mask)
+                logp, entropy = self.through("policy", response_logp, part, temperature=temperature, mask=mask)
             else:
-                assert self.critic is not None
-                value = token_values(self.critic, part, mask)
+                value = self.through("critic", token_values, part, mask)
         return Live(logp, entropy, value)
 
     def apply(self, step: int, trains: frozenset[str]) -> dict[str, Tensor | float]:
@@ -194,7 +206,12 @@ class LocalEngine:
             optimiser.inner.zero_grad(set_to_none=True)
 
     def _models(self) -> dict[str, nn.Module]:
-        return {"policy": self.policy} | ({"critic": self.critic} if self.critic is not None else {})
+        return {name: model for name, model in self.models.items() if name != "reference"}
+
+    def whole(self, name: Literal["policy", "critic"] = "policy") -> nn.Module:
+        """A model to be saved, with all its weights; every process must ask, and only `main` gets them."""
+        model: nn.Module = self.models[name]
+        return model
 
     def state_dict(self) -> dict[str, Any]:
         """Trainable parameters and optimiser moments of everything that moves."""
@@ -220,18 +237,8 @@ def _hidden(model: nn.Module, part: Rollouts) -> Tensor:
     return out
 
 
-class _without_adapters:
-    """The policy as it was before its adapters, as a context."""
-
-    def __init__(self, policy: Any) -> None:
-        if not hasattr(policy, "disable_adapter"):
-            raise UserError("there is no reference model", where="engine", cure="Give reference=.")
-        self.policy, self.off = policy, policy.disable_adapter()
-
-    def __enter__(self) -> nn.Module:
-        self.off.__enter__()
-        model: nn.Module = self.policy
-        return model
-
-    def __exit__(self, *error: Any) -> None:
-        self.off.__exit__(*error)
+def without_adapters(policy: Any) -> Any:
+    """The policy as it was before its adapters, for a block."""
+    if not hasattr(policy, "disable_adapter"):
+        raise UserError("there is no reference model", where="engine", cure="Give reference=.")
+    return policy.disable_adapter()

@@ -4,7 +4,7 @@ Denominators are those of the whole step and known before the first forward; row
 Leaves out: forward passes and processes (`local`, `distributed`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from steersman.core.types import Rollouts
-from steersman.language.pack import micro_batches
 from steersman.language.sampler import Sampling
 from steersman.task.world import Prompts
 from steersman.train.terms import MAXIMUM, Term
@@ -64,11 +63,13 @@ def label(drawn: Rollouts, prompts: Prompts, samples: int, version: int) -> Roll
     return replace(drawn, group=group, version=torch.full_like(group, version))
 
 
-def gather(rollouts: Rollouts, micro_tokens: int, score: Callable[[Rollouts], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """`score` of every micro-batch, put together in the order of the rows; no rows give no tensors."""
+def gather(
+    rollouts: Rollouts, batches: Sequence[Tensor], score: Callable[[Rollouts], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """`score` of every micro-batch, put together in the order of the rows; no micro-batch gives no tensors."""
     n, width = rollouts.ids.shape
     out: dict[str, Tensor] = {}
-    for rows in micro_batches(rollouts.length, micro_tokens):
+    for rows in batches:
         for name, x in score(rollouts.index(rows).trim()).items():
             shape = (n,) if x.ndim == 1 else (n, width, *x.shape[2:])
             whole = out.setdefault(name, torch.zeros(shape, dtype=torch.float32, device=rollouts.ids.device))
@@ -106,8 +107,8 @@ class Work:
         """Tokens that the first term counts."""
         return float(self.counts[0]) if self.counts else 0.0
 
-    def backward(self, engine: Any, rows: Tensor, temperature: float, scale: float = 1.0) -> None:
-        """Forward and backward of some rows; `scale` undoes an average over processes."""
+    def backward(self, engine: Any, rows: Tensor, temperature: float) -> None:
+        """Forward and backward of some rows."""
         part = self.rollouts.index(rows).trim().to(engine.device)
         live = engine.live(part, self.terms, temperature)
         total = torch.zeros((), device=engine.device)
@@ -121,7 +122,26 @@ class Work:
                 self.owner[name] = i
                 kept = torch.where(mask, x, torch.zeros_like(x))
                 self._add(self.watched, name, kept.amax() if name.endswith(MAXIMUM) else kept.sum())
-        (total * scale).backward()
+        total.backward()
+
+    def idle(self, engine: Any, rows: Tensor, temperature: float) -> None:
+        """The same forward and backward with a loss of 0, to keep step with other processes."""
+        live = engine.live(self.rollouts.index(rows).trim().to(engine.device), self.terms, temperature)
+        sum(x.sum() * 0.0 for x in (live.logp, live.value) if x.requires_grad).backward()
+
+    def sums(self) -> dict[str, Any]:
+        """This process's running sums as JSON values."""
+        numbers = {k: {n: float(x) for n, x in getattr(self, k).items()} for k in ("losses", "watched")}
+        return {**numbers, "owner": self.owner}
+
+    def join(self, sums: Sequence[Mapping[str, Any]]) -> None:
+        """Put the sums of all processes in the place of this one's."""
+        self.losses, self.watched, self.owner = {}, {}, {}
+        for told in sums:
+            self.owner |= told["owner"]
+            for kept, found in ((self.losses, told["losses"]), (self.watched, told["watched"])):
+                for name, x in found.items():
+                    self._add(kept, name, torch.tensor(x, dtype=torch.float64))
 
     @staticmethod
     def _add(sums: dict[str, Tensor], name: str, x: Tensor) -> None:

@@ -115,7 +115,7 @@ def learner(method: str | dict[str, Any], **changes: Any) -> RLLearner:
     terms += [value_term(ClippedValue(), 0.5)] if value is not None else []
     known = {k: how[k] for k in ("minibatches", "epochs", "phases") if k in how}
     known |= {k: changes.pop(k) for k in ("old", "gap_limit", "auxiliary", "evaluation") if k in changes}
-    settings = Settings(4, changes.pop("drawing", drawing()), **known)
+    settings = Settings(4, changes.pop("drawing", drawing()), **known, show_every=1)
     world, stages = changes.pop("world", None) or ToyWorld(), changes.pop("stages", None) or how["stages"]
     fresh = [s.model_copy(deep=True) for s in stages]  # stateful stages are not shared between learners
     return RLLearner(engine, world, fresh, terms, settings, 7, total, **changes)

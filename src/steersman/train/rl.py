@@ -138,10 +138,11 @@ class RLLearner:
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One optimiser step; draws a batch where the last one has been used up."""
         inside, told, drawn = step % self.updates, {}, None
-        if inside == 0 or self.batch is None:
+        if inside == 0:
             drawn = []
             with _OnDisk(self, drawn, step):
                 self.batch, told = self._collect(step, drawn)
+        assert self.batch is not None
         with _OnDisk(self, [self.batch] if drawn is None else drawn, step):
             told |= self._update(self.batch, step, inside)
         if inside + 1 == self.updates:
@@ -229,7 +230,7 @@ class RLLearner:
         tokens = few.action.sum(1).clamp(min=1)
         rows = []
         for i, (prompt, response) in enumerate(texts):
-            row: dict[str, Any] = {"step": step, "group": int(few.group[i]), "prompt": prompt, "response": response}
+            row: dict[str, Any] = {"step": step + 1, "group": int(few.group[i]), "prompt": prompt, "response": response}
             row |= {"reward": float(few.reward[i])} if few.reward is not None else {}
             row |= {"correct": bool(few.correct[i])} if few.correct is not None else {}
             row |= {"answer": few.answer[i]} if few.answer is not None else {}

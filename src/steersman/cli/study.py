@@ -16,6 +16,7 @@ from steersman.studies import STUDIES
 if TYPE_CHECKING:
     from steersman.study.declare import ModeName, Study
     from steersman.study.plan import Plan
+    from steersman.study.pool import StartCrew
 
 app = typer.Typer(
     help="Experiments: does a method help? Claims are written before the run.",
@@ -70,6 +71,22 @@ def chosen_mode(quick: bool, full: bool, gpu: bool) -> "ModeName | None":
     return given[0] if given else None
 
 
+def chosen_pool(name: str, ray_address: str) -> "StartCrew":
+    """What does the runs.
+
+    Raises:
+        UserError: there is no such pool, or an address is given to one that has none.
+    """
+    from steersman.study.pool import pool
+    from steersman.study.pool_ray import ray_pool
+
+    if name not in ("local", "ray"):
+        raise UserError(f"there is no pool {name!r}", where="--pool", allowed="local, ray")
+    if ray_address and name != "ray":
+        raise UserError("needs --pool ray", where=f"--ray-address {ray_address}")
+    return ray_pool(ray_address or None) if name == "ray" else pool
+
+
 @app.command("list")
 def list_studies(root: Path = ROOT, as_json: bool = JSON) -> None:
     """List the studies and what came out of them so far."""
@@ -105,6 +122,10 @@ def run_command(
     gpu: bool = GPU,
     seeds: int = SEEDS,
     workers: int = typer.Option(0, "--workers", min=0, help="Processes at a time; 0: one per core, at most 8."),
+    pool: str = typer.Option("local", "--pool", help="Where runs are done: local, or ray for a Ray cluster."),
+    ray_address: str = typer.Option(
+        "", "--ray-address", help="HOST:PORT of the cluster's head, auto or local; default: RAY_ADDRESS, else local."
+    ),
     root: Path = ROOT,
     rerun_stale: bool = typer.Option(False, "--rerun-stale", help="Make runs again that other code made."),
     strict: bool = typer.Option(False, "--strict", help="Exit with 3 if a claim is contradicted."),
@@ -116,17 +137,17 @@ def run_command(
     from steersman.cli.watch import watcher
     from steersman.study.load import load_study
     from steersman.study.plan import study_folder
-    from steersman.study.pool import default_workers
     from steersman.study.run import run_study
     from steersman.study.summary import is_current, read_report, report_file, write_report
 
+    start = chosen_pool(pool, ray_address)
     spec = resolve(name, allow)
     study = load_study(spec)
     mode = chosen_mode(quick, full, gpu) or "quick"
     with watcher(quiet_stdout=as_json) as watch:
         outcome = run_study(
-            study, spec, mode, root, workers=workers or default_workers(), watch=watch, extra_seeds=seeds,
-            rerun_stale=rerun_stale,
+            study, spec, mode, root, workers=workers or None, watch=watch, extra_seeds=seeds,
+            rerun_stale=rerun_stale, start=start,
         )  # fmt: skip
     plan = outcome.plan
     if not any((study_folder(root, study) / run.id / "result.json").is_file() for run in plan.runs):

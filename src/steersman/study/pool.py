@@ -2,7 +2,7 @@
 
 One single-thread process per job. The server and its children hold the study's lock with us, so that after a
 ``kill -9`` nobody else writes the folder before the last of them is gone. Leaves out: what a job does
-(`study.worker`), what is reported to a person (`cli`).
+(`study.worker`), other machines (`study.pool_ray`), what is reported to a person (`cli`).
 """
 
 import json
@@ -12,11 +12,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from steersman.core.errors import RunStopped
 from steersman.study.plan import Plan
@@ -50,6 +50,55 @@ class Ended:
     error: str = ""
 
 
+class Crew(Protocol):
+    """Whoever does jobs: the local pool, or one elsewhere."""
+
+    workers: int
+
+    def execute(self, jobs: Iterable[Job]) -> Iterator[Ended | tuple[str, ...]]:
+        """As `Pool.execute`."""
+
+
+StartCrew = Callable[[Plan, Path, str, int | None, int], AbstractContextManager[Crew]]
+"""As `pool`: plan, root, spec, workers (None: as many as fit), file descriptor of the study's lock."""
+
+
+def in_order(
+    jobs: Iterable[Job], free: Callable[[int], bool], start: Callable[[Job], None], ended: Callable[[], Iterable[Ended]]
+) -> Iterator[Ended | tuple[str, ...]]:
+    """Do jobs in the order given, as far as their needs allow; what needs a job that failed is not started.
+
+    Args:
+        jobs: ids in `needs` that are not among the jobs are taken as done.
+        free: whether one more can be started, given how many run.
+        start: starts one.
+        ended: those that ended since the last call; waits a moment for them.
+
+    Yields:
+        `Ended` for every job, and now and then the ids that run at the moment.
+    """
+    waiting = {job.id: job for job in jobs}
+    active: set[str] = set()
+    broken: set[str] = set()
+    while waiting or active:
+        for job in list(waiting.values()):
+            lost = [need for need in job.needs if need in broken]
+            if lost:
+                del waiting[job.id]
+                broken.add(job.id)
+                yield Ended(job.id, f"not started, because {lost[0]} failed")
+            elif free(len(active)) and not any(n in waiting or n in active for n in job.needs):
+                del waiting[job.id]
+                active.add(job.id)
+                start(job)
+        yield tuple(active)
+        for event in ended() if waiting or active else ():
+            active.remove(event.job)
+            if event.error:
+                broken.add(event.job)
+            yield event
+
+
 @dataclass(slots=True)
 class Pool:
     """A running worker server; made by `pool`."""
@@ -74,29 +123,21 @@ class Pool:
         Raises:
             RunStopped: the server died; what was finished stays valid.
         """
-        waiting = {job.id: job for job in jobs}
-        active: dict[str, Job] = {}
-        broken: set[str] = set()
-        while waiting and not self.ready:  # it still imports; nobody's clock should run yet
+        jobs = list(jobs)
+        if jobs:
+            yield from self.importing()
+        yield from in_order(
+            jobs,
+            free=lambda active: active < self.workers,
+            start=lambda job: self._send({"job": job.id, "rebuild": job.rebuild}),
+            ended=lambda: [Ended(a["job"], self._error(a["job"], a["code"])) for a in self._answers()],
+        )
+
+    def importing(self) -> Iterator[tuple[()]]:
+        """Yield now and then until the server has imported the study: nobody's clock should run before."""
+        while not self.ready:
             yield ()
             list(self._answers())
-        while waiting or active:
-            for job in list(waiting.values()):
-                lost = [need for need in job.needs if need in broken]
-                if lost:
-                    del waiting[job.id]
-                    broken.add(job.id)
-                    yield Ended(job.id, f"not started, because {lost[0]} failed")
-                elif len(active) < self.workers and not any(n in waiting or n in active for n in job.needs):
-                    active[job.id] = waiting.pop(job.id)
-                    self._send({"job": job.id, "rebuild": job.rebuild})
-            yield tuple(active)
-            for answer in self._answers() if active else ():
-                job = active.pop(answer["job"])
-                error = self._error(job.id, answer["code"])
-                if error:
-                    broken.add(job.id)
-                yield Ended(job.id, error)
 
     def _error(self, job: str, code: int) -> str:
         if code == 0:
@@ -147,14 +188,14 @@ class Pool:
 
 
 @contextmanager
-def pool(plan: Plan, root: Path, spec: str, workers: int, lock: int) -> Iterator[Pool]:
+def pool(plan: Plan, root: Path, spec: str, workers: int | None, lock: int) -> Iterator[Pool]:
     """Start the worker server, and kill it with everything it started on the way out.
 
     Args:
         plan: what the server will be asked to do.
         root: the folder of all runs.
         spec: "module:ATTRIBUTE" of the study.
-        workers: jobs at a time, >= 1.
+        workers: jobs at a time, >= 1; None: `default_workers`.
         lock: file descriptor of the study's lock, shared with the workers.
     """
     command = [sys.executable, "-P", "-m", "steersman.study.worker", str(root), spec, plan.mode.name]
@@ -176,7 +217,7 @@ def pool(plan: Plan, root: Path, spec: str, workers: int, lock: int) -> Iterator
             pass_fds=(lock,),
         )
         try:
-            yield Pool(plan, root, workers, server, errors)
+            yield Pool(plan, root, workers or default_workers(), server, errors)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)

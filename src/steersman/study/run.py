@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +29,8 @@ from steersman.study.plan import (
     study_folder,
     with_finished_seeds,
 )
-from steersman.study.pool import Ended, Job, Pool, pool
+from steersman.study.pool import Crew, Ended, Job, StartCrew, pool
+from steersman.study.pool_ray import at_work
 from steersman.study.progress import Seen, read_progress
 
 ORPHANS_SECONDS = 10.0
@@ -87,10 +88,11 @@ def run_study(
     mode: ModeName,
     root: Path,
     *,
-    workers: int,
+    workers: int | None,
     watch: Watcher,
     extra_seeds: int = 0,
     rerun_stale: bool = False,
+    start: StartCrew = pool,
 ) -> Outcome:
     """Run what is not finished of one mode of a study.
 
@@ -99,10 +101,11 @@ def run_study(
         spec: "module:ATTRIBUTE", from which workers load it again.
         mode: which size.
         root: folder of all runs; ``root/<study name>`` is locked meanwhile.
-        workers: processes at a time, >= 1.
+        workers: processes at a time, >= 1; None: as many as the pool finds sensible.
         watch: is told what happens.
         extra_seeds: seeds more than the mode's own.
         rerun_stale: make runs and artefacts again that other code made; the old run is kept in ``.stale``.
+        start: the pool, `study.pool.pool` or one of `study.pool_ray.ray_pool`.
 
     Returns:
         The outcome; failed runs are in it, not raised.
@@ -111,7 +114,7 @@ def run_study(
         UserError: the folder cannot be written or is locked; the plan is impossible.
         RunStopped: the pool died.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UserError(f"{workers} workers", where="--workers", allowed="1 or more")
     code = code_of(spec)
     folder = study_folder(root, study)
@@ -120,15 +123,15 @@ def run_study(
         plan = with_finished_seeds(study, mode, extra_seeds, root)
         before = states(plan, root, code)
         runs = [r for r in plan.runs if before[r.id] in ("todo", "failed") or (rerun_stale and before[r.id] == "stale")]
-        watch.begin(plan, before, len(runs), workers)
         failures: dict[str, str] = {}
-        if runs:
-            for run in runs:
-                if before[run.id] == "stale":
-                    _set_aside(folder, run.id)
-            with pool(plan, root, spec, workers, lock) as workers_pool:
-                broken = _prepare(plan, runs, root, code, workers_pool, watch, rerun_stale)
-                failures |= broken | _work(plan, runs, root, workers_pool, watch, broken)
+        with start(plan, root, spec, workers, lock) if runs else nullcontext() as crew:
+            watch.begin(plan, before, len(runs), crew.workers if crew else 0)
+            if crew:
+                for run in runs:
+                    if before[run.id] == "stale":
+                        _set_aside(folder, run.id)
+                broken = _prepare(plan, runs, root, code, crew, watch, rerun_stale)
+                failures |= broken | _work(plan, runs, root, crew, watch, broken)
         stale = tuple(id for id, state in states(plan, root, code).items() if state == "stale")
         made = len(runs) - sum(r.id in failures for r in runs)
         return Outcome(plan, made, failures, stale)
@@ -160,7 +163,7 @@ def _prepare(
     runs: Sequence[PlannedRun],
     root: Path,
     code: Mapping[str, str],
-    workers: Pool,
+    crew: Crew,
     watch: Watcher,
     rebuild: bool,
 ) -> dict[str, str]:
@@ -176,7 +179,7 @@ def _prepare(
             how = "cached" if state == "done" else "cached, made by other code"
             watch.artefact(planned, how, read_json(planned.folder(root) / "artefact.json")["line"], 0.0)
     failures = {}
-    for event in workers.execute(jobs):
+    for event in crew.execute(jobs):
         if isinstance(event, Ended) and event.error:
             failures[event.job] = event.error
             watch.artefact(by_id[event.job], "failed", event.error, 0.0)
@@ -187,17 +190,17 @@ def _prepare(
 
 
 def _work(
-    plan: Plan, runs: Sequence[PlannedRun], root: Path, workers: Pool, watch: Watcher, broken: Mapping[str, str]
+    plan: Plan, runs: Sequence[PlannedRun], root: Path, crew: Crew, watch: Watcher, broken: Mapping[str, str]
 ) -> dict[str, str]:
     """Do the runs whose artefacts are there; returns what failed."""
     by_id = {run.id: run for run in plan.runs}
-    board = _Board(plan, runs, root, workers.workers)
+    board = _Board(plan, runs, root, crew.workers)
     startable = [run for run in runs if not any(need in broken for need in run.artefacts.values())]
     for run in runs:
         if run not in startable:
             lost = next(need for need in run.artefacts.values() if need in broken)
             board.end(run, f"not started, because {lost} failed")
-    for event in workers.execute(Job(run.id) for run in startable):
+    for event in crew.execute(Job(run.id) for run in startable):
         if isinstance(event, Ended):
             seconds = board.end(by_id[event.job], event.error)
             watch.ended(by_id[event.job], event.error, seconds, board.glance())
@@ -285,6 +288,8 @@ def locked(folder: Path) -> Iterator[int]:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if at_work(folder):
+                    raise BlockingIOError
                 break
             except OSError:
                 owner = os.pread(handle, 32, 0).decode(errors="replace").strip()

@@ -23,7 +23,7 @@ from steersman.reward.verifiable import Graded
 from steersman.store.rollouts import load_rollouts
 from steersman.store.run import RunDir
 from steersman.train.loop import Budget, Habits
-from steersman.train.rl import GAP_LIMIT, Auxiliary, Phase, rl
+from steersman.train.rl import GAP_LIMIT, Auxiliary, Phase, RLLearner, rl
 from steersman.train.terms import policy_term, sft_term
 
 GRADIENT = 2e-6  # float32 gradients of size 1e-2 against a float64 sum over rows
@@ -154,6 +154,13 @@ def test_a_filter_by_accuracy_needs_a_grader_that_knows_it():
     world.gives = ()  # type: ignore[misc]
     with pytest.raises(UserError, match="reads 'correct', which this task's grader does not give"):
         toys.learner("dapo", world=world)
+
+
+def test_a_reference_that_is_not_there_is_refused():
+    made = toys.learner("rloo with kl")
+    made.engine.models.pop("reference")
+    with pytest.raises(UserError, match="the kl loss needs 'logp_ref', which no stage gives"):
+        RLLearner(made.engine, made.world, made.stages, made.terms, made.settings, 7, 6)
 
 
 def test_phases_move_only_what_they_say():

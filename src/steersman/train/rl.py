@@ -122,8 +122,7 @@ class RLLearner:
         run: RunDir | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        critic, known = engine.critic is not None, world.gives
-        needs = check_parts(stages, terms, known, critic)
+        needs = check_parts(stages, terms, world.gives, engine.has("critic"), engine.has("reference"))
         self.engine, self.world, self.stages, self.terms = engine, world, tuple(stages), tuple(terms)
         self.settings, self.seed, self.total, self.run, self.say = settings, seed, total, run, say
         self.needs = needs | ({"logp_old"} if self.updates > 1 else frozenset())

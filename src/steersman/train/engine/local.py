@@ -146,6 +146,10 @@ class LocalEngine:
             found["value_end"] = self.through(by, end_values, part)
         return {q: found[q] for q in quantities}
 
+    def has(self, name: Model) -> bool:
+        """Whether there is such a model; the reference may be the policy without its adapters."""
+        return name in self.models or (name == "reference" and hasattr(self.models["policy"], "disable_adapter"))
+
     def through(self, by: Model, work: Callable[..., T], *given: Any, **options: Any) -> T:
         """``work(model, *given, **options)`` on the model of a name; every use of a model's weights goes through here.
 

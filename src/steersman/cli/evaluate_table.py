@@ -18,8 +18,8 @@ Figure = Mapping[str, Any]
 def show(summary: Figure) -> None:
     """Print everything that was measured."""
     out = console()
-    head = f"{summary['model']} · {summary['task']} · {_times(summary['prompts'], summary['samples'])}"
-    print_table(out, _lines(head, f"{summary['rule']} · seed {summary['seed']}"))
+    how = f"{_times(summary['prompts'], summary['samples'])} · {summary['rule']} · seed {summary['seed']}"
+    print_table(out, _lines(f"{summary['model']} on {summary['task']}", how, ""))
     print_table(out, _figures(summary))
     if "status" in summary:
         print_table(out, _lines(_counts(summary["status"])))

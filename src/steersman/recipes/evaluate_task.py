@@ -153,6 +153,10 @@ def make_world(asked: Asked, tokenizer: Any, context: int | None, max_new_tokens
         if tuple(tokenizer.convert_ids_to_tokens(list(range(chain_sum.VOCABULARY)))) != chain_sum.TOKENS:
             what = "the model's tokens are not those of chain_sum"
             raise UserError(what, where="--task chain_sum", cure="Give a model that was trained on chain_sum.")
+        most = asked.task.longest + 1 + (max_new_tokens or asked.task.max_response)
+        if context is not None and most > context:
+            what = f"prompts and responses have up to {most} tokens, more than the model's context of {context}"
+            raise UserError(what, where="--task chain_sum", cure="Lower task.k or --max-new-tokens.")
         return ChainSumWorld(asked.task, asked.size)
     grader = None if asked.reward is None else Grader(asked.reward, asked.allow_import)
     return TextWorld(

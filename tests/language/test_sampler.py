@@ -14,10 +14,12 @@ from steersman.core.errors import RunStopped, UserError
 from steersman.core.types import Rollouts
 from steersman.language.build import SmallModel, build_model
 from steersman.language.decode import generate
-from steersman.language.sampler import HEAD, Sampling, choose, draw, filtered, sampling
+from steersman.language.sampler import BLOCK, HEAD, HeadDraw, Sampling, choose, draw, filtered, sampling
 
 LOGP_TOLERANCE = 1e-5
 """Nats, float32 against float64, or a cached against a plain forward."""
+CDF_TOLERANCE = 2e-6
+"""float32 sums of some thousand probabilities, in two steps."""
 P_MIN = 1e-4
 """Smallest acceptable p-value of the goodness-of-fit test (fixed seed: it either passes for good or never)."""
 VOCAB, EOS = 40, 0
@@ -241,6 +243,54 @@ def test_a_broken_model_stops_the_run(temperature: float, value: float) -> None:
         made.get_output_embeddings().weight[3] = value
     with pytest.raises(RunStopped, match="NaN or infinite"):
         run(made, temperature=temperature)
+
+
+@pytest.mark.parametrize("vocabulary", [7, BLOCK, BLOCK + 1, 3 * BLOCK - 5])
+def test_draw_over_several_blocks_is_the_inverse_cdf_of_the_whole(vocabulary: int) -> None:
+    z = logits(40, vocabulary)
+    u = torch.from_numpy(noise.uniform(1, "u", np.arange(40))).float()
+    u[:2] = torch.tensor([0.0, 1.0])
+    token, logp = draw(z, u)
+    p = z.double().softmax(-1)
+    upto = p.cumsum(-1).gather(1, token[:, None])[:, 0]
+    below = upto - p.gather(1, token[:, None])[:, 0]
+    assert (below - CDF_TOLERANCE <= u).all()
+    assert (u <= upto + CDF_TOLERANCE).all()
+    assert len(set((token // BLOCK).tolist())) == -(-vocabulary // BLOCK), "every block is drawn from"
+    assert (logp - z.log_softmax(-1).gather(1, token[:, None])[:, 0]).abs().max() < LOGP_TOLERANCE
+
+
+def test_a_block_without_any_possible_token_is_passed_over() -> None:
+    z = torch.full((4, 3 * BLOCK), -math.inf)
+    z[:, BLOCK + 5] = 2.0
+    token, logp = draw(z, torch.tensor([0.0, 1e-30, 0.5, 1.0]))
+    assert token.tolist() == [BLOCK + 5] * 4
+    assert logp.abs().max() < LOGP_TOLERANCE
+
+
+@pytest.mark.parametrize("vocabulary", [7, 2 * BLOCK, 2 * BLOCK + 3])
+@pytest.mark.parametrize(
+    "form", [{}, {"bias": True}, {"softcap": 1.5, "scale": 2.0}, {"softcap": 1.5, "bias": True, "temperature": 0.7}]
+)
+def test_drawing_from_hidden_states_is_drawing_from_their_logits(vocabulary: int, form: dict[str, Any]) -> None:
+    rng = noise.generator(2, "head")
+    weight = torch.from_numpy(rng.normal(0, 0.5, (vocabulary, 16))).float()
+    bias = torch.from_numpy(rng.normal(0, 0.5, vocabulary)).float() if form.get("bias") else None
+    scale, softcap, temperature = form.get("scale", 1.0), form.get("softcap"), form.get("temperature", 1.0)
+    head = HeadDraw(weight, bias, scale, softcap, temperature)
+    for rows in (30, 30, 11):  # the room is used again, and made anew for fewer rows
+        hidden = torch.from_numpy(rng.normal(0, 1, (rows, 16))).float()
+        u = torch.from_numpy(rng.random(rows)).float()
+        z = (
+            torch.nn.functional.linear(hidden.double(), weight.double(), None if bias is None else bias.double())
+            * scale
+        )
+        if softcap:
+            z = softcap * torch.tanh(z / softcap)
+        token, logp = head.draw(hidden, u)
+        expected, expected_logp = draw((z / temperature).float(), u)
+        assert torch.equal(token, expected)
+        assert (logp - expected_logp).abs().max() < LOGP_TOLERANCE
 
 
 def test_draw_from_logits_that_are_no_distribution() -> None:

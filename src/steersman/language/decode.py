@@ -2,9 +2,9 @@
 
 Each token is the inverse CDF of the model's distribution at a uniform number that depends on (seed, step, sample id,
 position) only. Batch size, order and who shares a batch therefore change nothing but floating-point ties. Equally long
-prompts share a batch, so nothing is padded and no attention mask is needed; a prompt is run once and its cache copied
-for its samples; finished rows leave the batch. Leaves out: choosing a token from logits (`sampler`), log-probs under
-other models (`head`), text (`encode`, `text`).
+prompts share a batch, so nothing is padded and no attention mask is needed; a prompt is run once for all its samples;
+finished rows leave the batch. Leaves out: choosing a token from logits or hidden states (`sampler`), the cache
+(`decode_cache`), log-probs under other models (`head`), text (`encode`, `text`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.noise import uniform
 from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
+from steersman.language.decode_step import Forward, Head, head_of
 from steersman.language.load import context_length
-from steersman.language.sampler import Sampling, choose, sampling
+from steersman.language.sampler import Sampling, sampling
 from steersman.language.text import StopStrings, check_stop_strings
 
 COMPACT_BELOW = 0.9
@@ -37,9 +37,9 @@ class _Settings:
     seed: int
     step: int
     watch: Callable[[int, int], None]
+    head: Head | None
 
 
-@torch.inference_mode()
 def generate(
     model: Any,
     prompts: Sequence[Sequence[int]] | Rollouts,
@@ -98,7 +98,6 @@ def generate(
     _check(model, rows, ids, n, samples_per_prompt, max_new_tokens, batch_tokens, stop)
     options = sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     texts, ends = check_stop_strings(stop_strings, tokenizer), torch.tensor(stop, device=model.device)
-    settings = _Settings(max_new_tokens, options, ends, texts, tokenizer, seed, step, watch)
     prompt_length = torch.tensor([len(p) for p in rows]).repeat_interleave(samples_per_prompt)
     width = int(prompt_length.max()) + max_new_tokens
     out = torch.full((n, width), stop[0] if pad_id is None else pad_id, dtype=torch.int64)
@@ -106,6 +105,8 @@ def generate(
     training = model.training
     model.eval()
     try:
+        head = head_of(model, options)
+        settings = _Settings(max_new_tokens, options, ends, texts, tokenizer, seed, step, watch, head)
         for batch in _batches(rows, samples_per_prompt, max_new_tokens, batch_tokens):
             block = torch.tensor([rows[i] for i in dict.fromkeys((batch // samples_per_prompt).tolist())])
             parent = torch.unique_consecutive(torch.from_numpy(batch // samples_per_prompt), return_inverse=True)[1]
@@ -178,6 +179,7 @@ def _batches(rows: list[list[int]], samples: int, max_new: int, batch_tokens: in
             yield members[start : start + most]
 
 
+@torch.inference_mode()
 def _sample(
     model: Any, block: Tensor, parent: Tensor, ids: np.ndarray, settings: _Settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -192,47 +194,49 @@ def _sample(
         tokens ``[R, T]``, log-probs ``[R, T]`` (0 where nothing was drawn), tokens drawn ``[R]``, ended ``[R]``.
     """
     r, t, length, device = len(parent), settings.max_new, block.shape[1], model.device
-    tokens = torch.zeros((r, t), dtype=torch.int64, device=device)
-    logp = torch.zeros((r, t), device=device)
-    count = torch.full((r,), t, device=device)
+    tokens = torch.zeros((t, r), dtype=torch.int64, device=device)
+    logp = torch.zeros((t, r), device=device)
+    count = torch.zeros(r, dtype=torch.int64, device=device)
     ended = torch.zeros(r, dtype=torch.bool, device=device)
     noise = _noise(ids, length, settings, device)
     texts = settings.stop_strings
     strings = StopStrings(texts, settings.tokenizer, block[parent].tolist()) if texts else None
-    out = model(block.to(device), use_cache=True, logits_to_keep=1)
-    logits, cache = out.logits[:, -1], out.past_key_values
     alive, running = torch.arange(r, device=device), torch.ones(r, dtype=torch.bool, device=device)
-    if len(block) < r:
-        logits = logits[parent.to(device)]
-    _make_room(cache, parent.to(device), length + t)
+    forward = Forward(model, block.to(device), parent.to(device), t, settings.sampling, settings.head)
     live = r
-    for i in range(t):
-        token, value = choose(logits, settings.sampling, None if noise is None else noise[alive, i])
-        tokens[alive, i], logp[alive, i] = token, torch.where(running, value, 0.0)
-        done = running & _ends(token, alive, running, settings, strings)
-        count[alive[done]], ended[alive[done]] = i + 1, True
-        broken, running = (running & value.isnan()).any(), running & ~done
-        drew, (live, bad) = live, torch.stack([running.sum(), broken]).tolist()
-        if bad:
-            raise RunStopped("the model's logits are NaN or infinite: its weights are broken, or its type overflows")
-        last = live == 0 or i + 1 == t
-        settings.watch(drew if last else drew - live, drew)
-        if last:
-            break
-        if live < COMPACT_BELOW * len(alive):
-            kept = running.nonzero()[:, 0]
-            _select(cache, kept)
-            alive, token, running = alive[kept], token[kept], running[kept]
-        logits = model(token[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-    return tokens.cpu(), logp.cpu(), count.cpu(), ended.cpu()
+    with forward.attention():
+        for i in range(t):
+            token, value = forward.choose(None if noise is None else noise[i])
+            tokens[i].index_copy_(0, alive, token)
+            logp[i].index_copy_(0, alive, torch.where(running, value, 0.0).to(logp.dtype))
+            count.index_add_(0, alive, running.long())
+            broken = (running & value.isnan()).any()
+            running = running & ~_ends(token, alive, running, settings, strings)
+            ended.index_copy_(0, alive, ~running)
+            drew, (live, bad) = live, torch.stack([running.sum(), broken]).tolist()
+            if bad:
+                raise RunStopped(
+                    "the model's logits are NaN or infinite: its weights are broken, or its type overflows"
+                )
+            last = live == 0 or i + 1 == t
+            settings.watch(drew if last else drew - live, drew)
+            if last:
+                break
+            if live < COMPACT_BELOW * len(alive):
+                kept = running.nonzero()[:, 0]
+                forward.select(kept)
+                alive, token, running = alive[kept], token[kept], running[kept]
+                noise = None if noise is None else noise[:, kept]
+            forward.advance(token)
+    return tokens.t().cpu(), logp.t().cpu(), count.cpu(), ended.cpu()
 
 
 def _noise(ids: np.ndarray, length: int, settings: _Settings, device: torch.device) -> Tensor | None:
-    """The uniform numbers ``[R, T]`` of a batch; None for greedy."""
+    """The uniform numbers ``[T, R]`` of a batch; None for greedy."""
     if settings.sampling.temperature == 0:
         return None
     position = np.arange(length, length + settings.max_new)
-    u = uniform(settings.seed, "sample", ids[:, None], position[None], settings.step)
+    u = uniform(settings.seed, "sample", ids[None], position[:, None], settings.step)
     return torch.from_numpy(u).to(device, torch.float32)
 
 
@@ -244,54 +248,3 @@ def _ends(token: Tensor, alive: Tensor, running: Tensor, settings: _Settings, st
         found = strings.extend(alive[going].tolist(), token[going].tolist())
         ended[going] = torch.tensor(found, dtype=torch.bool, device=token.device)
     return ended
-
-
-def _make_room(cache: Any, parent: Tensor, capacity: int) -> None:
-    """Turn the cache of the prompts into that of their samples, with room for the tokens to come."""
-    layers = getattr(cache, "layers", None)
-    if layers is None or not all(type(layer) is DynamicLayer for layer in layers):
-        _select(cache, parent)  # sliding windows and other kinds keep their own growth
-        return
-    for i, layer in enumerate(layers):
-        layers[i] = _RoomyLayer(layer, parent, capacity)
-
-
-class _RoomyLayer(DynamicLayer):
-    """A cache layer that writes into memory taken once; growing by concatenation costs more than the model here."""
-
-    def __init__(self, layer: DynamicLayer, rows: Tensor, capacity: int) -> None:
-        super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self.filled = layer.keys.shape[-2]
-        self.rooms = [self._room(x, rows, capacity) for x in (layer.keys, layer.values)]
-        self._show()
-
-    @staticmethod
-    def _room(x: Tensor, rows: Tensor, capacity: int) -> Tensor:
-        room = x.new_empty((len(rows), x.shape[1], capacity, x.shape[3]))
-        room[:, :, : x.shape[2]] = x[rows]
-        return room
-
-    def _show(self) -> None:
-        self.keys, self.values = (room[:, :, : self.filled] for room in self.rooms)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values ``[N, heads, new, size]`` and return all of them."""
-        end = self.filled + key_states.shape[-2]
-        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
-            room[:, :, self.filled : end] = new
-        self.filled = end
-        self._show()
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices`."""
-        self.rooms = [room[indices] for room in self.rooms]
-        self._show()
-
-
-def _select(cache: Any, rows: Tensor) -> None:
-    """Keep, repeat or reorder rows of a cache in place."""
-    if not hasattr(cache, "batch_select_indices"):
-        raise UserError(f"the model's cache ({type(cache).__name__}) cannot be copied row by row", where="model")
-    cache.batch_select_indices(rows)

@@ -49,7 +49,7 @@ def rows_attention(
     Returns:
         ``([1, T, H, d], None)``.
     """
-    unknown = [k for k, x in kwargs.items() if isinstance(x, Tensor) and k not in _HARMLESS]
+    unknown = unknown_tensors(kwargs)
     if steersman_rows is None or attention_mask is not None or unknown or not getattr(module, "is_causal", True):
         raise CannotFlatten(f"{type(module).__name__} passes {unknown or 'a mask of its own or no rows'}")
     if steersman_calls is not None:
@@ -64,6 +64,11 @@ def rows_attention(
         out.append(mixed.transpose(1, 2).flatten(0, 1))
     joined = out[0] if len(out) == 1 else torch.cat(out)
     return (joined if steersman_rows.slot is None else _Place.apply(joined, steersman_rows.slot))[None], None
+
+
+def unknown_tensors(kwargs: dict[str, Any]) -> list[str]:
+    """Names of tensors passed to attention that have a meaning we do not know."""
+    return [k for k, x in kwargs.items() if isinstance(x, Tensor) and k not in _HARMLESS]
 
 
 def _to_blocks(stream: Tensor, rows: Flat) -> tuple[Tensor, ...]:
@@ -113,20 +118,27 @@ def _capped_attention(softcap: float) -> Callable[..., Tensor]:
 
 
 @contextmanager
-def by_rows(model: nn.Module) -> Iterator[None]:
-    """Our attention function for the block; the registration in `transformers` stays, the models' choices do not."""
+def attending(model: nn.Module, name: str, attention: Callable[..., Any]) -> Iterator[None]:
+    """An attention function for the block; its registration in `transformers` stays, the models' choices do not."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, rows_attention)
+    AttentionInterface.register(name, attention)
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
     before = [(c, c._attn_implementation_internal) for c in configs if hasattr(c, "_attn_implementation_internal")]
     for config, _ in before:
-        config._attn_implementation_internal = ATTENTION
+        config._attn_implementation_internal = name
     try:
         yield
     finally:
         for config, choice in before:
             config._attn_implementation_internal = choice
+
+
+@contextmanager
+def by_rows(model: nn.Module) -> Iterator[None]:
+    """`rows_attention` for the block."""
+    with attending(model, ATTENTION, rows_attention):
+        yield
 
 
 @contextmanager

@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from steersman.core.component import Component
 from steersman.core.config import Source, validate
 
 HEAD = 1024
 """Tokens that top-p looks at before it sorts the whole vocabulary."""
+BLOCK = 2048
+"""Tokens whose probabilities are summed up at once; for 64 rows half a megabyte of logits."""
+_BITS = 1 / math.log(2)
 
 
 class Sampling(Component):
@@ -108,14 +111,120 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
     Edge cases: a row with a logit that is NaN or +inf gives some token with log-prob NaN.
     """
-    top = logits.amax(-1, keepdim=True)
-    mass = torch.sub(logits, top).exp_()
-    log_norm = top + mass.sum(-1, keepdim=True).log_()
-    cdf = mass.cumsum_(-1)
-    total = cdf[:, -1:]
-    point = torch.minimum(u[:, None].to(cdf.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
-    token = torch.searchsorted(cdf, point, right=True).clamp_(max=logits.shape[-1] - 1)
-    return token[:, 0], (logits.gather(1, token) - log_norm)[:, 0]
+    n, vocabulary = logits.shape
+    blocks, width = _blocks(vocabulary)
+    if blocks * width > vocabulary:
+        logits = nn.functional.pad(logits, (0, blocks * width - vocabulary), value=-math.inf)
+    z = logits.view(n, blocks, width)
+    parts = [_mass(z[:, k : k + 1], _BITS) for k in range(blocks)] if _in_blocks(z) else [_mass(z, _BITS)]
+    return _invert(z, parts, u, _BITS)
+
+
+class HeadDraw:
+    """`draw` straight from hidden states, with the logits ``softcap tanh(scale (h W^T + b) / softcap) / temperature``.
+
+    On a CPU the logits are made and summed up a block at a time, while the block is in the processor's cache; only the
+    block that `u` falls into is read again. Holds the weight in float32 and memory for the logits: one for many draws.
+
+    Args:
+        weight: W ``[V, D]``, any floating type.
+        bias: b ``[V]``, or None.
+        scale: factor of the logits.
+        softcap: > 0, their cap; None = none.
+        temperature: > 0.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, temperature: float
+    ) -> None:
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.softcap, self.bits = softcap, _BITS / temperature
+        self.factor = scale / softcap if softcap else scale * self.bits
+        self.weight = weight.to(dtype)
+        self.bias = None if bias is None else bias.to(dtype) * self.factor
+        self.room = self.weight.new_empty(0)
+
+    def draw(self, hidden: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probs ``[N]`` of hidden states ``[N, D]`` at ``u [N]``; see the function `draw`."""
+        h = (hidden.to(_wide(self.weight)) * self.factor).to(self.weight.dtype)  # rounded once
+        blocks, width = _blocks(len(self.weight))
+        if self.room.numel() != len(h) * blocks * width:
+            self.room = h.new_full((len(h) * blocks * width,), -math.inf)  # what lies past the vocabulary stays so
+        if not _in_blocks(self.room):
+            z = self.room.view(len(h), blocks * width)
+            self._logits(h, slice(None), z[:, : len(self.weight)])
+            z = z.view(-1, blocks, width)
+            return _invert(z, [_mass(z, 1.0)], u, 1.0)
+        z, parts = self.room.view(blocks, len(h), width), []
+        for k, block in enumerate(z):
+            part = slice(k * width, min((k + 1) * width, len(self.weight)))
+            self._logits(h, part, block[:, : part.stop - part.start])
+            parts.append(_mass(block[:, None], 1.0))
+        return _invert(z.transpose(0, 1), parts, u, 1.0)
+
+    def _logits(self, h: Tensor, part: slice, out: Tensor) -> None:
+        """Logits in bits of a part of the vocabulary."""
+        torch.mm(h, self.weight[part].t(), out=out)
+        if self.bias is not None:
+            out.add_(self.bias[part])
+        if self.softcap:
+            out.tanh_().mul_(self.softcap * self.bits)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def _in_blocks(x: Tensor) -> bool:
+    """Whether to go block by block: on a CPU. Elsewhere starting a kernel costs more than passing over memory."""
+    return x.device.type == "cpu"
+
+
+def _blocks(vocabulary: int) -> tuple[int, int]:
+    """Number and width of the blocks that cover the vocabulary."""
+    width = min(vocabulary, BLOCK)
+    return -(-vocabulary // width), width
+
+
+def _mass(z: Tensor, bits: float) -> tuple[Tensor, Tensor]:
+    """Largest logit and ``sum 2^(bits (z - largest))`` of each block ``[N, K, W]``, both ``[N, K]``."""
+    top = z.amax(-1).clamp_(min=torch.finfo(z.dtype).min)
+    return top, _power(z, top, bits).sum(-1)
+
+
+def _power(z: Tensor, top: Tensor, bits: float) -> Tensor:
+    """``2^(bits (z - top))``: exp2 costs a third of exp."""
+    x = z - top[..., None]
+    return (x if bits == 1 else x.mul_(bits)).exp2_()
+
+
+def _invert(z: Tensor, parts: list[tuple[Tensor, Tensor]], u: Tensor, bits: float) -> tuple[Tensor, Tensor]:
+    """The inverse CDF in two steps: the block that holds the point, then the token inside it.
+
+    Args:
+        z: logits in blocks ``[N, B, W]``; ``bits z`` are logits in bits.
+        parts: `_mass` of consecutive blocks.
+        u: ``[N]``.
+    """
+    tops, sums = (torch.cat(x, 1) for x in zip(*parts, strict=True))
+    wide, row = _wide(z), torch.arange(len(z), device=z.device)
+    top = tops.amax(1)
+    mass = _power(tops.to(wide), top.to(wide), bits) * sums
+    cdf = mass.cumsum(1)
+    block, point = _search(cdf, u.to(wide) * cdf[:, -1])
+    before, here = (cdf - mass)[row, block], mass[row, block]
+    inside = z[row, block]
+    steps = _power(inside, tops[row, block], bits).cumsum_(1)
+    place, _ = _search(steps, ((point - before) / here).clamp(0, 1).to(steps.dtype) * steps[:, -1])
+    logp = (bits * (inside[row, place].to(wide) - top.to(wide)) - cdf[:, -1].log2()) / _BITS
+    return block * z.shape[2] + place, logp.to(z.dtype)
+
+
+def _search(cdf: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+    """First entry of each row whose `cdf` exceeds `point`, which is held below the last; and the point held."""
+    total = cdf[:, -1]
+    held = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, held[:, None], right=True)[:, 0].clamp_(max=cdf.shape[1] - 1), held
 
 
 def choose(logits: Tensor, options: Sampling, u: Tensor | None) -> tuple[Tensor, Tensor]:

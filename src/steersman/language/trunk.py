@@ -207,7 +207,7 @@ def _why_not_flat(base: Any, config: Any, ids: Tensor, length: Tensor, real: Ten
         return f"the probe of a flat stream failed: {error}"
     if len(calls) < config.num_hidden_layers:
         return f"only {len(calls)} of {config.num_hidden_layers} layers use the attention interface"
-    return "" if _agree(flat[stream.where[real]], truth) else "the probe of a flat stream gave other hidden states"
+    return "" if agree(flat[stream.where[real]], truth) else "the probe of a flat stream gave other hidden states"
 
 
 def _head_agrees(
@@ -219,7 +219,7 @@ def _head_agrees(
     truth = _padded(ids, length, lambda x, mask: base(x, attention_mask=mask, use_cache=False).logits)[0][at]
     weight, bias = output_weight(base, hidden.shape[1])
     logits = nn.functional.linear(hidden, weight, bias) * scale
-    return _agree(torch.tanh(logits / softcap) * softcap if softcap else logits, truth)
+    return agree(torch.tanh(logits / softcap) * softcap if softcap else logits, truth)
 
 
 def _logit_form(config: Any) -> tuple[float, float | None]:
@@ -228,6 +228,7 @@ def _logit_form(config: Any) -> tuple[float, float | None]:
     return scale / float(getattr(config, "logits_scaling", 1.0)), getattr(config, "final_logit_softcapping", None)
 
 
-def _agree(a: Tensor, b: Tensor) -> bool:
+def agree(a: Tensor, b: Tensor) -> bool:
+    """Whether two computations of the same numbers differ by rounding only, for `b`'s largest and the type of `a`."""
     tolerance = _PROBE_TOLERANCE[a.dtype] * float(b.abs().max().nan_to_num(posinf=1.0))
     return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=tolerance, equal_nan=True)

@@ -1,0 +1,260 @@
+"""The key-value cache of the decoder: memory taken once, rows that leave, and prompts kept once for all their samples.
+
+Two forms. *Roomy*: transformers' own layers, except that they write into memory taken once; any model, any device.
+*Shared*: a prompt's keys and values are kept once and multiplied with the queries of all its samples together; a sample
+has only its own response in memory. For CPUs, where reading the cache costs as much as the model and the library's
+attention is made for many queries a row, and for models that pass `shares_prompts`.
+Leaves out: the decoding loop (`decode`), other devices' kernels.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
+
+from steersman.core.errors import UserError
+from steersman.language.row_attention import CannotFlatten, attending, evaluating, unknown_tensors
+from steersman.language.trunk import agree, capability, trunk_of, unwrap
+
+ATTENTION = "steersman_shared_prompts"
+GROWTH = 8
+"""Tokens by which the memory of responses grows at least. Reading rows with gaps between them takes twice as long."""
+
+
+def make_room(cache: Any, parent: Tensor, capacity: int) -> None:
+    """Turn the cache of prompts into that of their samples, in place.
+
+    Args:
+        cache: of the prompts' forward, a transformers `Cache`.
+        parent: ``[R]`` which prompt each row continues.
+        capacity: tokens of prompt and response.
+    """
+    if not plain(cache):
+        select(cache, parent)  # sliding windows and other kinds keep their own growth
+        return
+    for i, layer in enumerate(cache.layers):
+        cache.layers[i] = _RoomyLayer(layer, parent, capacity)
+
+
+def plain(cache: Any) -> bool:
+    """Whether every layer of the cache is transformers' simplest: keys and values of all tokens."""
+    layers = getattr(cache, "layers", None)
+    return layers is not None and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def select(cache: Any, rows: Tensor) -> None:
+    """Keep, repeat or reorder rows of a cache in place.
+
+    Raises:
+        UserError: the cache cannot do that.
+    """
+    if not hasattr(cache, "batch_select_indices"):
+        raise UserError(f"the model's cache ({type(cache).__name__}) cannot be copied row by row", where="model")
+    cache.batch_select_indices(rows)
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer that writes into memory taken once; growing by concatenation costs more than the model here."""
+
+    def __init__(self, layer: DynamicLayer, rows: Tensor, capacity: int) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.filled = layer.keys.shape[-2]
+        self.rooms = [self._room(x, rows, capacity) for x in (layer.keys, layer.values)]
+        self._show()
+
+    @staticmethod
+    def _room(x: Tensor, rows: Tensor, capacity: int) -> Tensor:
+        room = x.new_empty((len(rows), x.shape[1], capacity, x.shape[3]))
+        room[:, :, : x.shape[2]] = x[rows]
+        return room
+
+    def _show(self) -> None:
+        self.keys, self.values = (room[:, :, : self.filled] for room in self.rooms)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values ``[N, heads, new, size]`` and return all of them."""
+        end = self.filled + key_states.shape[-2]
+        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
+            room[:, :, self.filled : end] = new
+        self.filled = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`."""
+        self.rooms = [room[indices] for room in self.rooms]
+        self._show()
+
+
+class SharedPrompts:
+    """What the samples of some prompts attend to, layer by layer: the prompts once, and each sample's own response.
+
+    Keys and values are in at least float32: products of half-precision vectors are slower on a CPU and round scores.
+
+    Args:
+        cache: of the prompts' forward; `plain`.
+        parent: ``[R]`` which prompt each row continues, rising.
+        new: most tokens of a response.
+    """
+
+    def __init__(self, cache: Any, parent: Tensor, new: int) -> None:
+        self.length, self.filled, self.turn = cache.layers[0].keys.shape[2], 0, 0
+        self.prompts = [tuple(_at_least_float32(x) for x in (layer.keys, layer.values)) for layer in cache.layers]
+        self.new, start = new, min(GROWTH, new)
+        self.rooms = [tuple(x.new_empty((len(parent), x.shape[1], start, x.shape[3])) for x in p) for p in self.prompts]
+        self._arrange(parent)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the rows `rows` (rising), and only the prompts they continue."""
+        self.rooms = [tuple(x[rows] for x in room) for room in self.rooms]
+        self._arrange(self.parent[rows])
+
+    def _arrange(self, parent: Tensor) -> None:
+        """`place`: where each row stands among prompts x most rows of one; None where all have equally many."""
+        kept, self.parent, count = torch.unique_consecutive(parent, return_inverse=True, return_counts=True)
+        if len(kept) < len(self.prompts[0][0]):
+            self.prompts = [tuple(x[kept] for x in p) for p in self.prompts]
+        self.most = int(count.max())
+        first = count.cumsum(0) - count
+        place = self.parent * self.most + torch.arange(len(parent), device=parent.device) - first[self.parent]
+        self.place = None if len(place) == len(kept) * self.most else place
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None) -> Tensor:
+        """Append the new token's key and value ``[R, H_kv, 1, d]`` to the next layer's; ``softmax(q K^T) V [R, H d]``.
+
+        Few and plain operations: on small models calling them takes as long as what they do.
+        """
+        if self.filled == self.rooms[self.turn][0].shape[2]:
+            self._grow(self.turn)
+        (keys, values), rooms = self.prompts[self.turn], self.rooms[self.turn]
+        self.turn, end = self.turn + 1, self.filled + 1
+        rows, heads, _, size = key.shape
+        for room, new in zip(rooms, (key, value), strict=True):
+            room[:, :, self.filled] = new[:, :, 0]
+        own_keys, own_values = (room.view(rows * heads, -1, size)[:, :end] for room in rooms)
+        q = _at_least_float32(query).reshape(rows * heads, -1, size) * scale
+        prompt = torch.bmm(self._by_prompt(q, heads), keys.view(-1, self.length, size).transpose(1, 2))
+        scores = torch.cat([self._by_row(prompt, heads), torch.bmm(q, own_keys.transpose(1, 2))], -1)
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        share = scores.softmax(-1)
+        mixed = torch.bmm(self._by_prompt(share[..., : self.length], heads), values.view(-1, self.length, size))
+        return self._by_row(mixed, heads).baddbmm_(share[..., self.length :], own_values).view(rows, -1)
+
+    def _grow(self, turn: int) -> None:
+        """More room for a layer's responses, little enough that what is read of it lies close together."""
+        had = self.rooms[turn][0].shape[2]
+        more = min(max(GROWTH, had // 4), self.new - had)
+        self.rooms[turn] = tuple(nn.functional.pad(x, (0, 0, 0, more)) for x in self.rooms[turn])
+
+    def _by_prompt(self, x: Tensor, heads: int) -> Tensor:
+        """``[R heads, q, S]`` as ``[P heads, most q, S]``; zeros where a prompt has fewer rows than most."""
+        _, q, size = x.shape
+        x = x.unflatten(0, (-1, heads))
+        if self.place is not None:
+            x = x.new_zeros(len(self.prompts[0][0]) * self.most, heads, q, size).index_copy_(0, self.place, x)
+        return x.view(-1, self.most, heads, q, size).transpose(1, 2).reshape(-1, self.most * q, size)
+
+    def _by_row(self, x: Tensor, heads: int) -> Tensor:
+        """The reverse, ``[R heads, q, S]``."""
+        x = x.view(-1, heads, self.most, x.shape[1] // self.most, x.shape[2]).transpose(1, 2).flatten(0, 1)
+        return (x if self.place is None else x[self.place]).flatten(0, 1)
+
+    @contextmanager
+    def next_token(self) -> Iterator[dict[str, Any]]:
+        """Around the forward of one more token a row: what to give the model beside the tokens ``[R, 1]``."""
+        self.turn = 0
+        position = torch.full((1, 1), self.length + self.filled)
+        yield {"position_ids": position, "use_cache": False, "steersman_prompts": self}
+        self.filled += 1
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def shared_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    steersman_prompts: SharedPrompts | None = None,
+    steersman_calls: list[nn.Module] | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one new token a row to its prompt and its response, in the form of transformers' interface.
+
+    Args:
+        module: the calling layer.
+        query: ``[R, H, 1, d]``, key and value ``[R, H_kv, 1, d]`` with H a multiple of H_kv.
+        attention_mask: must be None; a row sees all of its own.
+        scaling: factor of the scores; None = ``d ** -0.5``.
+        steersman_prompts: what came before.
+        steersman_calls: gets the layer appended; a probe counts with it.
+        softcap: cap of the scores.
+        **kwargs: a tensor with further meaning (sinks, position biases) is refused.
+
+    Returns:
+        ``([R, 1, H, d], None)``.
+    """
+    unknown = unknown_tensors(kwargs)
+    if steersman_prompts is None or attention_mask is not None or unknown or query.shape[2] != 1:
+        raise CannotFlatten(f"{type(module).__name__} passes {unknown or 'a mask of its own or several tokens'}")
+    if steersman_calls is not None:
+        steersman_calls.append(module)
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    mixed = steersman_prompts.attend(query, key, value, scale, softcap)
+    return mixed.view(len(query), 1, query.shape[1], -1).to(query.dtype), None
+
+
+def attending_shared(trunk: nn.Module) -> AbstractContextManager[None]:
+    """`shared_attention` for the block."""
+    return attending(trunk, ATTENTION, shared_attention)
+
+
+_known: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+
+
+def shares_prompts(model: nn.Module) -> bool:
+    """Whether `SharedPrompts` gives the hidden states of a plain forward; tried once for each model, on short rows."""
+    base = unwrap(model)
+    if base not in _known:
+        how = capability(model)
+        with torch.no_grad(), evaluating(base):
+            _known[base] = how.flat and base.device.type == "cpu" and _probe(base)
+    return _known[base]
+
+
+def _probe(base: Any) -> bool:
+    """Two prompts, three rows of two tokens each, then one row less and a third token, against plain forwards."""
+    trunk, config = trunk_of(base), base.config.get_text_config()
+    block = (torch.arange(8) * 7 + 3).view(2, 4).remainder(config.vocab_size)
+    tokens = (torch.arange(9) * 5 + 1).view(3, 3).remainder(config.vocab_size)
+    parent, kept = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
+    truth = trunk(torch.cat([block[parent], tokens], 1), use_cache=False)[0][:, 4:]
+    calls: list[nn.Module] = []
+    right = True
+    try:
+        cache = trunk(block, use_cache=True).past_key_values
+        if not plain(cache):
+            return False
+        prompts = SharedPrompts(cache, parent, 3)
+        with attending_shared(trunk):
+            for i in range(3):
+                if i == 2:
+                    prompts.select(kept)
+                    tokens, truth = tokens[kept], truth[kept]
+                with prompts.next_token() as inputs:
+                    last = trunk(tokens[:, i : i + 1], steersman_calls=calls, **inputs)[0][:, 0]
+                right = right and agree(last, truth[:, i])
+    except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError):
+        return False
+    return right and len(calls) == 3 * config.num_hidden_layers

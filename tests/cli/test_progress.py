@@ -30,7 +30,7 @@ def test_plain_lines_are_equally_far_apart_and_end_with_the_last_step(total: int
         for step in range(1, total + 1):
             if step % log_every == 0 or step == total:
                 shown.watch(step, total, METRICS)
-    assert seen.getvalue().startswith(f"a line every {gap} steps\n")
+    assert seen.getvalue().startswith(f"a line every {gap} steps\n" if gap > 1 else "a line every step\n")
     steps = [int(s) for s in re.findall(r"^step (\d+)/", seen.getvalue(), re.M)]
     assert steps == [*range(gap, total, gap), total]
 

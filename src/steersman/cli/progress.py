@@ -74,7 +74,7 @@ class TrainingProgress:
         if self.task is None:
             self.task = self.bar.add_task("training", total=total, note=note)
             if not self.console.is_terminal:
-                self.say(f"a line every {self._gap(total)} steps")
+                self.say(f"a line every {self._gap(total)} steps" if self._gap(total) > 1 else "a line every step")
         self.bar.update(self.task, completed=step, note=note)
         if not self.console.is_terminal and (step % self._gap(total) == 0 or step == total):
             self.say(_wrap([f"step {step}/{total}", *parts, *left]))

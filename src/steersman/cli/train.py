@@ -1,5 +1,6 @@
 """`steersman train sft|reward|preference|rl`: train a model folder on a JSONL file, by options or by a recipe."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -237,11 +238,15 @@ def _train(verb: str, options: _Options, extra: Mapping[str, Any], dry_run: bool
         as_text = json.dumps(measures(recipe, runtime, allowed), indent=2) if as_json else None
         typer.echo(as_text or described(recipe, runtime, allowed))
         return
-    with TrainingProgress(recipe, runtime, output_folder(recipe, runtime), quiet=as_json) as progress:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started; the others keep quiet
+    quiet, shown = as_json or not first, runtime if first else runtime.model_copy(update={"track": "none"})
+    with TrainingProgress(recipe, shown, output_folder(recipe, runtime), quiet=quiet) as progress:
         known = {"allow_import": allowed, "say": progress.say, "watch": progress.watch, "resume": checkpoint}
         outcome = carry_out(recipe, runtime, **known)
     from steersman.store.files import tag
 
+    if not first:
+        return
     if as_json:
         typer.echo(json.dumps(tag(dict(outcome.result) | {"folder": str(outcome.folder)}), indent=2))
         return

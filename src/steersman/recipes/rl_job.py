@@ -4,7 +4,8 @@ Everything that can be refused without weights is refused before any is read. Le
 loop (`train.rl`), what a recipe may say (`recipes.rl`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from steersman.recipes.jobs import (
     pick_device,
 )
 from steersman.recipes.learners import Say
-from steersman.recipes.rl import RLRecipe
+from steersman.recipes.rl import Critic, RLRecipe
 from steersman.recipes.rl_checks import check_method, check_phases
 from steersman.recipes.rl_parts import drawing_of, needs_reference, settings_of, stages_of, terms_of, total_steps
 from steersman.recipes.rl_world import make_world
@@ -46,7 +47,9 @@ from steersman.store.files import read_json, write_json
 from steersman.store.provenance import made_by
 from steersman.store.run import RunDir, writable
 from steersman.task.world import World
+from steersman.train.engine.distributed import engine_for
 from steersman.train.engine.local import LocalEngine
+from steersman.train.engine.processes import Processes, launched, start
 from steersman.train.loop import Fitted, Watch
 from steersman.train.optimise import Optimiser
 from steersman.train.rl import Auxiliary, RLLearner, rl
@@ -65,7 +68,9 @@ class Ready:
     notes: tuple[str, ...]
 
 
-def make_ready(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = ()) -> Ready:
+def make_ready(
+    recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = (), device: torch.device | None = None
+) -> Ready:
     """Check a recipe and everything it names, and read its prompts; no policy is loaded.
 
     Raises:
@@ -88,7 +93,8 @@ def make_ready(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] =
         )
     context = context_length(config)
     second, lines = _auxiliary(recipe, tokenizer, context)
-    known = {"allow_import": allow_import, "device": pick_device(runtime), "micro_tokens": runtime.micro_tokens}
+    device = pick_device(runtime) if device is None else device
+    known: dict[str, Any] = {"allow_import": allow_import, "device": device, "micro_tokens": runtime.micro_tokens}
     world, prompts, found = make_world(recipe, tokenizer, context, **known)
     total = total_steps(recipe, prompts)
     check_phases(recipe, total)
@@ -117,6 +123,8 @@ def carry_out_rl(
 ) -> Outcome:
     """Train as the recipe says and export folders that plain `transformers` loads; continues where it stopped.
 
+    Under ``torchrun`` all processes work on the one run; the first of them writes and speaks.
+
     Args:
         recipe: what to do.
         runtime: how.
@@ -132,95 +140,127 @@ def carry_out_rl(
         UserError: bad input, before any training.
         RunStopped: training could not go on; the last checkpoint is good.
     """
-    known = {**identity(recipe), "made_by": made_by()}
-    run = RunDir(output_folder(recipe, runtime))
-    writable(run.path)
-    if run.finished:
-        run.start(known)
-        return Outcome(run.path, None, run.result(), ("already finished; nothing to do",))
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
-    ready = make_ready(recipe, runtime, allow_import)
-    try:
-        for note in ready.notes:
-            say(note)
-        begin(run, known)
-        note_paths(run, recipe)
-        say(f"loading {recipe.model.path}")
-        learner = _learner(recipe, runtime, ready, run, say)
-        before = _before(learner, run, resume)
-        habits = habits_of(runtime, ready.total)
-        fitted = rl(learner, recipe.budget, run, habits, watch=watch, resume=resume)
-        result = _export(recipe, ready, learner, run, fitted, before)
-        run.finish(result, {"seconds": fitted.seconds, "tokens": fitted.tokens})
-        return Outcome(run.path, fitted, result, ready.notes)
-    finally:
-        ready.world.close()
+    device = pick_device(runtime)
+    with start(device.type) if launched() else nullcontext() as processes:  # type: ignore[arg-type]
+        main = processes is None or processes.rank == 0
+        folder = output_folder(recipe, runtime)
+        job = _Job(recipe, runtime, RunDir(folder, writes=main), processes, say if main else _nothing)
+        return job.run_it(allow_import, watch if main else None, resume)
 
 
-def _learner(recipe: RLRecipe, runtime: Runtime, ready: Ready, run: RunDir, say: Say) -> RLLearner:
-    engine = _engine(recipe, runtime, ready.total)
-    stops = stop_ids(engine.policy, ready.tokenizer)
-    drawing = drawing_of(recipe, stops, ready.tokenizer, runtime.decode_tokens)
-    settings = settings_of(recipe, drawing, ready.auxiliary)
-    parts = stages_of(recipe), terms_of(recipe)
-    return RLLearner(engine, ready.world, *parts, settings, recipe.budget.seed, ready.total, run=run, say=say)
+def _nothing(line: str) -> None:
+    """What processes other than the first say."""
 
 
-def _engine(recipe: RLRecipe, runtime: Runtime, total: int) -> LocalEngine:
-    """Policy, reference and critic with their optimisers."""
-    device, spec = pick_device(runtime), recipe.model
-    policy = load_trained(recipe, device)
-    reference = None
-    if spec.reference is not None or (needs_reference(recipe) and spec.lora is None):
-        reference = load_model(spec.reference or spec.path, device=device).requires_grad_(False)
-        set_precision(reference, spec.precision)
-    critic = None if recipe.critic is None else _critic(recipe, device)
-    return LocalEngine(
-        policy,
-        Optimiser(policy.named_parameters(), recipe.optim, total),
-        reference=reference,
-        critic=critic,
-        critic_optimiser=critic and Optimiser(critic.named_parameters(), recipe.critic.optim, total),
-        micro_tokens=runtime.micro_tokens,
-    )
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One job in one process; `processes` are all of them, None = this is the only one."""
 
+    recipe: RLRecipe
+    runtime: Runtime
+    run: RunDir
+    processes: Processes | None
+    say: Say
 
-def _critic(recipe: RLRecipe, device: torch.device) -> Any:
-    assert recipe.critic is not None
-    critic: Any = build_reward_model(Path(recipe.critic.path or recipe.model.path), recipe.budget.seed).to(device)
-    if recipe.model.activation_checkpointing:
-        (getattr(critic, "activation_checkpointing_enable", None) or critic.gradient_checkpointing_enable)()
-    set_precision(critic, recipe.model.precision)
-    return critic
+    @property
+    def device(self) -> torch.device:
+        return pick_device(self.runtime) if self.processes is None else self.processes.device
 
+    def run_it(self, allow_import: Sequence[str], watch: Watch | None, resume: Path | None) -> Outcome:
+        recipe, run = self.recipe, self.run
+        known = {**identity(recipe), "made_by": made_by()}
+        if run.finished:
+            run.start(known)
+            return Outcome(run.path, None, run.result(), ("already finished; nothing to do",))
+        if self.runtime.threads:
+            torch.set_num_threads(self.runtime.threads)
+        self._as_one(lambda: writable(run.path))
+        ready = make_ready(recipe, self.runtime, allow_import, self.device)
+        try:
+            for note in ready.notes:
+                self.say(note)
+            self._as_one(lambda: self._begin(known))
+            self.say(f"loading {recipe.model.path}")
+            learner = self._learner(ready)
+            before = self._before(learner, resume)
+            habits = habits_of(self.runtime, ready.total)
+            fitted = rl(learner, recipe.budget, run, habits, watch=watch, resume=resume)
+            result = self._export(ready, learner, fitted, before)
+            self._as_one(lambda: run.finish(result, {"seconds": fitted.seconds, "tokens": fitted.tokens}))
+            return Outcome(run.path, fitted, result, ready.notes)
+        finally:
+            ready.world.close()
 
-def _before(learner: RLLearner, run: RunDir, resume: Path | None) -> dict[str, float]:
-    """What the policy was worth before its first step, measured once and kept with the run."""
-    file = run.path / "before.json"
-    if not file.is_file() and resume is None and latest_checkpoint(run.checkpoints) is None:
+    def _as_one(self, work: Callable[[], None]) -> None:
+        """Work on files, which the first process does while the others wait; its errors are everybody's."""
+        mine = work if self.run.writes else lambda: None
+        mine() if self.processes is None else self.processes.together(mine)
+
+    def _begin(self, known: dict[str, Any]) -> None:
+        begin(self.run, known)
+        note_paths(self.run, self.recipe)
+
+    def _learner(self, ready: Ready) -> RLLearner:
+        recipe, engine = self.recipe, self._engine(ready.total)
+        stops = stop_ids(engine.policy, ready.tokenizer)
+        drawing = drawing_of(recipe, stops, ready.tokenizer, self.runtime.decode_tokens)
+        settings = settings_of(recipe, drawing, ready.auxiliary)
+        parts = stages_of(recipe), terms_of(recipe)
+        seed, told = recipe.budget.seed, {"run": self.run, "say": self.say}
+        return RLLearner(engine, ready.world, *parts, settings, seed, ready.total, **told)
+
+    def _engine(self, total: int) -> LocalEngine:
+        """Policy, reference and critic with their optimisers."""
+        recipe, spec = self.recipe, self.recipe.model
+        policy = load_trained(recipe, self.device)
+        known: dict[str, Any] = {"micro_tokens": self.runtime.micro_tokens}
+        if spec.reference is not None or (needs_reference(recipe) and spec.lora is None):
+            known["reference"] = load_model(spec.reference or spec.path, device=self.device).requires_grad_(False)
+            set_precision(known["reference"], spec.precision)
+        if recipe.critic is not None:
+            critic = self._critic(recipe.critic)
+            optimiser = Optimiser(critic.named_parameters(), recipe.critic.optim, total)
+            known |= {"critic": critic, "critic_optimiser": optimiser}
+        return engine_for(self.processes, policy, Optimiser(policy.named_parameters(), recipe.optim, total), **known)
+
+    def _critic(self, spec: Critic) -> Any:
+        model = self.recipe.model
+        critic: Any = build_reward_model(Path(spec.path or model.path), self.recipe.budget.seed).to(self.device)
+        if model.activation_checkpointing:
+            (getattr(critic, "activation_checkpointing_enable", None) or critic.gradient_checkpointing_enable)()
+        set_precision(critic, model.precision)
+        return critic
+
+    def _before(self, learner: RLLearner, resume: Path | None) -> dict[str, float]:
+        """What the policy was worth before its first step, measured once and kept with the run."""
+        file = self.run.path / "before.json"
+        if file.is_file():
+            return dict(read_json(file))
+        if resume is not None or latest_checkpoint(self.run.checkpoints) is not None:
+            return {}
         found = learner.evaluate()
-        if learner.engine.main:
-            write_json(file, found)
+        self._as_one(lambda: write_json(file, found))
         return found
-    return dict(read_json(file)) if file.is_file() else {}
+
+    def _export(self, ready: Ready, learner: RLLearner, fitted: Fitted, before: dict[str, float]) -> dict[str, Any]:
+        """Write policy and critic, and return what was measured."""
+        lora, folder = self.recipe.model.lora, self.run.path
+        keep: Any = "separate" if lora is not None and not lora.merge else "merge"
+        policy = learner.engine.whole("policy")  # every process takes part
+        self._as_one(lambda: _save(policy, ready.tokenizer, folder / "model", keep))
+        if self.recipe.critic is not None:
+            critic = learner.engine.whole("critic")
+            self._as_one(lambda: _save(critic, ready.tokenizer, folder / "critic", "merge"))
+        return {
+            "verb": self.recipe.verb,
+            "steps": fitted.steps,
+            "reason": fitted.reason,
+            "tokens": fitted.tokens,
+            "before": before,
+            "evaluation": dict(fitted.evaluation),
+            "best_step": fitted.best_step,
+        }
 
 
-def _export(
-    recipe: RLRecipe, ready: Ready, learner: RLLearner, run: RunDir, fitted: Fitted, before: dict[str, float]
-) -> dict[str, Any]:
-    """Write policy and critic, and return what was measured."""
-    lora = recipe.model.lora
-    keep: Any = "separate" if lora is not None and not lora.merge else "merge"
-    save_model(learner.engine.whole("policy"), ready.tokenizer, run.path / "model", adapter=keep)
-    if recipe.critic is not None:
-        save_model(learner.engine.whole("critic"), ready.tokenizer, run.path / "critic")
-    return {
-        "verb": recipe.verb,
-        "steps": fitted.steps,
-        "reason": fitted.reason,
-        "tokens": fitted.tokens,
-        "before": before,
-        "evaluation": dict(fitted.evaluation),
-        "best_step": fitted.best_step,
-    }
+def _save(model: Any, tokenizer: Any, folder: Path, adapter: Any) -> None:
+    save_model(model, tokenizer, folder, adapter=adapter)

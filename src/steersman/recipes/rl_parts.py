@@ -9,8 +9,8 @@ from steersman.core.component import OWN_PASSES, Stage
 from steersman.core.errors import UserError
 from steersman.objective.components_policy import KLLoss
 from steersman.recipes.rl import RLRecipe
-from steersman.recipes.rl_tasks import ChainSumPrompts
-from steersman.reward.verifiable import RewardFunction, Verifiable
+from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward
+from steersman.reward.verifiable import Verifiable
 from steersman.train.engine.work import Drawing
 from steersman.train.evaluate import Evaluation
 from steersman.train.rl import GAP_LIMIT, Auxiliary, Phase, Settings
@@ -36,7 +36,7 @@ def gives(recipe: RLRecipe) -> tuple[str, ...]:
     """Optional fields of the rollouts that grading will fill, as the task's world says when it is made."""
     if isinstance(recipe.task, ChainSumPrompts) or isinstance(recipe.reward, Verifiable):
         return ("correct", "answer")
-    return ("correct",) if isinstance(recipe.reward, RewardFunction) else ()
+    return () if isinstance(recipe.reward, ModelReward) else ("correct",)
 
 
 def needs_reference(recipe: RLRecipe) -> bool:

@@ -5,10 +5,10 @@ Leaves out: reading, encoding and grading (`task`, `reward`), the recipe around 
 
 from typing import Annotated, Literal
 
-from pydantic import Field, WrapValidator
+from pydantic import Field
 
 from steersman.core.component import Component
-from steersman.recipes.training import or_component
+from steersman.reward.code import CodeReward
 from steersman.reward.verifiable import RewardFunction, Verifiable
 from steersman.task.chain_sum import ChainSum
 from steersman.task.prompts import ReasoningGymTask
@@ -58,7 +58,5 @@ class ModelReward(Component):
     normalise: bool = Field(True, description="subtract the mean and divide by the spread stored with it")
 
 
-AnyReward = Annotated[
-    Annotated[Verifiable | RewardFunction | ModelReward, Field(discriminator="kind")], WrapValidator(or_component)
-]
+AnyReward = Annotated[Verifiable | RewardFunction | CodeReward | ModelReward, Field(discriminator="kind")]
 """Every grader that a recipe can name by ``kind``."""

@@ -13,8 +13,9 @@ from steersman.core.errors import UserError
 from steersman.language.load import check_same_vocabulary, load_tokenizer
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_tasks import ChainSumPrompts, GymQuestions, ModelReward, QuestionFiles
+from steersman.reward.code_grader import grader_of
 from steersman.reward.model import RewardModel, build_reward_model, load_reward_model
-from steersman.reward.verifiable import Grader, Verifiable
+from steersman.reward.verifiable import Verifiable
 from steersman.store.files import read_json
 from steersman.task import chain_sum
 from steersman.task.prompts import QuestionFile, Questions, ReasoningGymQuestions, read_questions
@@ -93,11 +94,12 @@ def _questions(recipe: RLRecipe) -> tuple[Questions, Questions | None]:
 
 def _grader(
     recipe: RLRecipe, tokenizer: Any, allow_import: Sequence[str], device: torch.device, micro_tokens: int
-) -> Grader | RewardModel:
+) -> Any:
     reward = recipe.reward
     if isinstance(reward, ModelReward):
         return _reward_model(reward, tokenizer, device, micro_tokens)
-    return Grader(reward, allow_import)
+    assert reward is not None, "every task but chain_sum has a reward"
+    return grader_of(reward, allow_import)
 
 
 def _reward_model(spec: ModelReward, tokenizer: Any, device: torch.device, micro_tokens: int) -> RewardModel:

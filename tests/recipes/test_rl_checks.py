@@ -1,0 +1,102 @@
+"""What in an rl recipe cannot work together is refused by name, and what is odd gives a line."""
+
+import pytest
+
+from steersman.core.config import read, validate
+from steersman.core.errors import UserError
+from steersman.recipes.rl import RLRecipe
+from steersman.recipes.rl_checks import check_method, check_phases
+from steersman.recipes.rl_parts import gap_limit, needs_reference, stages_of, terms_of, total_steps
+from steersman.train.rl import GAP_LIMIT
+
+BASE = {"model": {"path": "m"}, "task": {"kind": "questions", "train": "t.jsonl"}}
+
+
+def recipe(*sets: str) -> RLRecipe:
+    return validate(RLRecipe, read(None, sets, BASE))
+
+
+REFUSED = {
+    "no advantage": (["stages=[]"], "needs 'advantage', which no stage gives"),
+    "no credit": (['stages=["grpo"]'], 'Add "uniform" behind them'),
+    "wrong order": (['stages=["uniform","grpo"]'], "needs 'advantage_row'.*Move GRPO before it"),
+    "gae without critic": (['stages=["gae"]'], r"stages\[0\]: gae needs 'value'.*Add the table \[critic\]"),
+    "critic without returns": (["critic.clip=0.2"], "critic: is fitted to 'returns', which no stage gives"),
+    "top_p": (["rollout.top_p=0.9"], "rollout.top_p: removes tokens.*importance"),
+    "min_p": (["rollout.min_p=0.1"], "rollout.min_p: removes tokens"),
+    "greedy": (["rollout.temperature=0"], "rollout.temperature: is 0"),
+    "two penalties": (["kl.beta=1", 'stages=["kl_reward","rloo","uniform"]'], "kl: puts a KL penalty in the loss, and"),
+    "gspo by tokens": (["loss.kind=gspo"], "aggregate.mode: is token_mean"),
+    "minibatches": (["rollout.minibatches=300"], "32 x 8 = 256 responses"),
+    "lonely dynamic": (["preset=dapo", "rollout.samples=1"], "a group of one response"),
+    "dynamic by a model": (["preset=dapo", "reward.kind=model", "reward.path=r"], "reads 'correct', which this task's"),
+    "overlong beyond": (['stages=[{kind="overlong",limit=999,cache=9},"grpo","uniform"]'], "begins to punish at 990"),
+    "chain_sum graded": (["task.kind=chain_sum", "reward.kind=verifiable"], "reward: chain_sum grades itself"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_missing_thing_and_a_cure(name: str) -> None:
+    sets, message = REFUSED[name]
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        check_method(recipe(*sets))
+
+
+WARNED = {
+    "group of one": (["rollout.samples=1"], "grpo compares the responses of a prompt, and there is one"),
+    "reinforce": (["loss.kind=reinforce", "rollout.minibatches=4"], "3 of the 4 updates of a batch are off-policy"),
+    "correct": (
+        ["preset=dapo", "reward.kind=function", "reward.function=a:b"],
+        "dynamic_sampling goes by what is correct",
+    ),
+    "overlong": (['stages=[{kind="overlong",limit=300,cache=100},"grpo","uniform"]'], "punishes up to 300 tokens"),
+}
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_odd_but_possible(name: str) -> None:
+    sets, message = WARNED[name]
+    (line,) = check_method(recipe(*sets))
+    assert line.startswith("warning: ")
+    assert message in line
+
+
+def test_filters_are_allowed_with_a_correction_and_lift_the_gap_limit() -> None:
+    filtered = recipe("rollout.top_p=0.9", 'stages=["grpo","uniform","importance"]')
+    assert check_method(filtered) == []
+    assert gap_limit(filtered) is None
+    assert gap_limit(recipe()) == GAP_LIMIT
+    assert gap_limit(recipe("model.precision=bfloat16")) is None
+    assert gap_limit(recipe("rollout.gap_limit=0.5")) == 0.5
+
+
+def test_phases_need_their_model_and_leave_steps_over() -> None:
+    check_phases(recipe("preset=ppo"), 11)
+    with pytest.raises(UserError, match="last 10 steps of 10"):
+        check_phases(recipe("preset=ppo"), 10)
+    with pytest.raises(UserError, match=r"budget\.phases\.0: trains a critic, and there is none"):
+        check_phases(recipe('budget.phases=[{steps=1,trains=["critic"]}]'), 100)
+
+
+def test_length_of_a_run() -> None:
+    assert total_steps(recipe("budget.steps=7"), None) == 7
+    assert total_steps(recipe("budget.epochs=2", "budget.batch=10"), 25) == 5
+    assert total_steps(recipe("budget.batch=10", "rollout.minibatches=4", "rollout.epochs=2"), 25) == 3 * 8
+    with pytest.raises(UserError, match=r"budget\.steps: is missing.*never run out"):
+        total_steps(recipe("task.kind=chain_sum"), None)
+
+
+def test_terms_and_the_need_of_a_reference() -> None:
+    assert [t.name for t in terms_of(recipe("preset=ppo", "kl.beta=0.1"))] == ["policy", "kl", "value"]
+    assert not needs_reference(recipe("preset=dapo"))
+    assert needs_reference(recipe("kl.beta=0"))
+    assert needs_reference(recipe("preset=rloo"))
+
+
+def test_each_job_has_stages_of_its_own() -> None:
+    made = recipe('stages=[{kind="kl_reward",target=1.0},"rloo","uniform"]')
+    first, second = stages_of(made), stages_of(made)
+    first[0].load_state_dict({"beta": 0.5})
+    assert first[0].state_dict() == {"beta": 0.5}
+    assert second[0].state_dict() == {}
+    assert made.stages[0].state_dict() == {}

@@ -118,6 +118,7 @@ def test_win_rate_of_one_verdict_a_prompt() -> None:
     controlled = measures.win_rate(Judged(outcome), 12, np.arange(12.0) % 5, theirs)["length_controlled"]
     want_even = stats.length_controlled_win_rate(outcome[:11], (np.arange(12.0) % 5 - 5)[:11])
     assert controlled["win_rate"]["value"] == want_even.win_rate.value
+    assert controlled["slope_per_character"] == want_even.slope
     assert found["flip_rate"] is not None
     assert measures.win_rate(Judged(outcome), 12, ours, theirs)["flip_rate"] is None
 

@@ -116,6 +116,8 @@ def test_what_cannot_work_is_refused_by_name_when_the_world_is_made(tmp_path: Pa
     fits = len(BARE("1 + 1 =")["input_ids"])
     file = questions(tmp_path, ("1 + 1 =", "2"), ("1 + 1 = " * 9, "2"))
     TextWorld(questions(tmp_path, ("1 + 1 =", "2")), BARE, Grader(NUMBERS), context=fits + 6, max_new_tokens=6)
+    with pytest.raises(UserError, match=r"^1 \+ 1 =: "):
+        TextWorld(questions(tmp_path, ("1 + 1 =", "2")), BARE, Grader(NUMBERS), context=fits + 5, max_new_tokens=6)
     with pytest.raises(UserError, match=r"^1 \+ 1 = 1 .*: the prompt has .* with 6 new ones .* context of 13"):
         TextWorld(file, BARE, Grader(NUMBERS), context=13, max_new_tokens=6)
     with pytest.raises(UserError, match=r"^b: .*'x' is not a number"):

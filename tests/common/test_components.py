@@ -15,8 +15,11 @@ from steersman.core.component import Component, Stage
 from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
 from steersman.objective import components as objective
 from steersman.objective import components_advantage as advantage
+from steersman.objective import components_d3s as d3s
 from steersman.objective import components_policy as policy
 from steersman.objective import components_reward as reward
+from steersman.objective.components_adora import ADORA
+from steersman.objective.components_filtration import PFPPO
 from steersman.objective.select import rows as select_rows
 from steersman.objective.select.groups import DynamicSampling
 from steersman.objective.select.tokens import TopEntropy
@@ -113,8 +116,15 @@ def weighing(component: Stage, bad: dict[str, Any]) -> Case:
 def kept(stage: Stage, score: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
     """The scores of the rows that a stage keeps, 0 for those that it drops; positive scores are correct."""
     rows = replace(batch(score, group), correct=score.detach() > 0, version=torch.arange(len(score)))
+    rows = rows.with_streams(advantage=score[:, None].expand(-1, 3)) if "advantage" in stage.needs else rows
     left = stage(rows)[0].version
     return score * torch.zeros(len(score)).index_fill(0, left, 1.0)
+
+
+def reweighted(stage: ADORA, row: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """The advantages of rows after the weights of their groups; positive ones are correct."""
+    rows = replace(batch(row, group, advantage_row=row), correct=row.detach() > 0)
+    return stage(rows)[0].streams["advantage_row"]
 
 
 def credited(stage: advantage.UniformCredit, row: torch.Tensor) -> torch.Tensor:
@@ -179,6 +189,29 @@ CASES = {
     "overlong_filter": weighing(select_rows.OverlongFilter(), {"exclude_from_group": "perhaps"}),
     "off_policy_mask": weighing(select_rows.OffPolicyMask(delta=0.1), {"delta": -0.1}),
     "top_entropy": weighing(TopEntropy(keep=0.4), {"keep": 0.0}),
+    "d3s_tokens": weighing(d3s.D3STokens(start=0.5, end=0.5), {"score": "length"}),
+    "d3s_rows": Case(
+        d3s.D3SRows(start=0.6, denominator="full"),
+        (H, GROUP),
+        (torch.full((3,), 0.1), torch.tensor([2, 2, 7])),
+        {"end": 0.0},
+        kept,
+    ),
+    "pods": Case(d3s.PODS(share=0.5), (H, GROUP), (torch.ones(3), torch.tensor([2, 2, 7])), {"share": 1.5}, kept),
+    "pf_ppo": Case(
+        PFPPO(strategy="bw", zero_variance="keep_all"),
+        (H, GROUP),
+        (torch.ones(3), torch.tensor([2, 2, 7])),
+        {"upper": 0.5},
+        kept,
+    ),
+    "adora": Case(
+        ADORA(permuted=True, criterion="difficulty", normalize="mean1"),
+        (H, GROUP),
+        (torch.zeros(3), torch.tensor([2, 2, 7])),
+        {"weight": -0.1},
+        reweighted,
+    ),
     "dynamic_sampling": Case(
         DynamicSampling(short="stop"), (H, GROUP), (torch.ones(3), torch.tensor([2, 2, 7])), {"rounds": 0}, kept
     ),

@@ -7,17 +7,24 @@ from typing import Annotated
 
 from pydantic import Field
 
+from steersman.objective.components_adora import ADORA
 from steersman.objective.components_advantage import AdvantageComponent, UniformCredit
+from steersman.objective.components_d3s import PODS, D3SRows, D3STokens
+from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import ImportanceCorrection
 from steersman.objective.components_reward import RewardStage
 from steersman.objective.select.groups import DynamicSampling
 from steersman.objective.select.rows import OffPolicyMask, OverlongFilter
 from steersman.objective.select.tokens import TopEntropy
 
-SelectStage = Annotated[DynamicSampling | OverlongFilter | OffPolicyMask | TopEntropy, Field(discriminator="kind")]
+SelectStage = Annotated[
+    DynamicSampling | OverlongFilter | OffPolicyMask | TopEntropy | PODS | PFPPO | D3SRows | D3STokens,
+    Field(discriminator="kind"),
+]
 """Every stage that selects groups, rows or tokens."""
 
 AnyStage = Annotated[
-    RewardStage | SelectStage | AdvantageComponent | UniformCredit | ImportanceCorrection, Field(discriminator="kind")
+    RewardStage | SelectStage | AdvantageComponent | UniformCredit | ADORA | ImportanceCorrection,
+    Field(discriminator="kind"),
 ]
 """Every stage of ours."""

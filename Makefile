@@ -2,11 +2,12 @@
 # make test   set up if needed and run all tests
 # make lint   style and types
 # make bench-dpo   our preference step beside TRL's, on the same work
+# make bench-grpo  the same for a GRPO step; on one GPU: bench/.venv/bin/python bench/grpo.py --gpu
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := text,pretrained,lora,track,dev
 
-.PHONY: demo test lint bench-dpo clean
+.PHONY: demo test lint bench-dpo bench-grpo clean
 
 demo: .venv/ready
 	$(BIN)/steersman study run rdpo --quick
@@ -22,6 +23,9 @@ lint: .venv/ready-dev
 
 bench-dpo: bench/.venv/ready
 	bench/.venv/bin/python bench/dpo.py
+
+bench-grpo: bench/.venv/ready
+	bench/.venv/bin/python bench/grpo.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

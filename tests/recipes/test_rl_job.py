@@ -1,0 +1,239 @@
+"""Jobs of `train rl` from start to finish: every preset, every task and grader, exports, resuming, what stops one."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_files import write
+
+from steersman.core.config import Source, merge, validate
+from steersman.core.errors import UserError
+from steersman.recipes.jobs import identity
+from steersman.recipes.presets import PRESETS
+from steersman.recipes.rl import RLRecipe
+from steersman.recipes.rl_estimate import described, measures
+from steersman.recipes.rl_job import carry_out_rl
+from steersman.recipes.training import Runtime
+from steersman.store.checkpoint import list_checkpoints
+from steersman.store.run import RunDir
+from steersman.task import chain_sum
+
+
+@pytest.fixture(autouse=True)
+def _no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing to disk is what `store` tests; here it would only take time."""
+    monkeypatch.setattr("steersman.store.files.os.fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Paths: a model, prompts, held-out prompts, completions, a reward function that likes what comes before a."""
+    from steersman.language.build import SmallModel, build_model, train_tokenizer
+    from steersman.language.save import save_model
+
+    root = tmp_path_factory.mktemp("desk")
+    tokenizer = train_tokenizer(["one two three " * 5], 262)
+    model = build_model(SmallModel(width=16, layers=1, heads=2, context=32), len(tokenizer), 0)
+    rows = [{"prompt": f"{i} =", "answer": "e"} for i in range(10)]
+    (root / "liking.py").write_text("def likes_early(prompt, completion, row):\n    return '' < completion[:1] < 'a'\n")
+    return SimpleNamespace(
+        root=root,
+        tokenizer=tokenizer,
+        model=save_model(model, tokenizer, root / "model"),
+        prompts=write(root / "prompts.jsonl", rows),
+        held_out=write(root / "held_out.jsonl", [r | {"prompt": f"{i} ?"} for i, r in enumerate(rows[:4])]),
+        completions=write(root / "completions.jsonl", [{"prompt": "a", "completion": "one"}] * 5),
+    )
+
+
+def recipe(desk: SimpleNamespace, **tables: Any) -> RLRecipe:
+    usual: dict[str, Any] = {
+        "model": {"path": str(desk.model)},
+        "task": {"train": str(desk.prompts), "evaluation": str(desk.held_out)},
+        "reward": {"kind": "function", "function": "liking:likes_early"},
+        "rollout": {"max_new_tokens": 5, "samples": 4},
+        "budget": {"batch": 4, "steps": 2},
+        "optim": {"lr": 1e-3},
+    }
+    merge(usual, tables)
+    return validate(RLRecipe, Source(usual, {}, "the test"))
+
+
+@pytest.fixture
+def run(desk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Carry a recipe out in a folder of the test's own."""
+    monkeypatch.syspath_prepend(str(desk.root))
+
+    def go(made: RLRecipe, name: str = "run", **options: Any) -> SimpleNamespace:
+        said: list[str] = []
+        runtime = Runtime(out=str(tmp_path / name), log_every=1, **options.pop("runtime", {}))
+        outcome = carry_out_rl(made, runtime, allow_import=["liking"], say=said.append, **options)
+        rows = RunDir(outcome.folder).read("metrics")
+        return SimpleNamespace(outcome=outcome, result=outcome.result, rows=rows, said=said, folder=outcome.folder)
+
+    return go
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_makes_two_steps(desk: SimpleNamespace, run: Any, name: str) -> None:
+    phases = {"phases": [{"steps": 1, "trains": ["critic"]}]} if name == "ppo" else {}
+    done = run(recipe(desk, preset=name, budget=phases))
+    assert done.result["steps"] == 2
+    assert {"reward", "accuracy", "accuracy_low", "length"} <= done.result["evaluation"].keys()
+    assert done.result["before"].keys() == done.result["evaluation"].keys()
+    trained = [r for r in done.rows if "train/loss/policy" in r or "train/loss/value" in r]
+    assert trained
+    assert (done.folder / "critic" / "model.safetensors").is_file() == (name == "ppo")
+
+
+def test_what_is_saved_is_a_plain_model_and_a_finished_run_is_not_done_again(desk: SimpleNamespace, run: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    made = recipe(desk)
+    done = run(made)
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(f, local_files_only=True).state_dict()
+        for f in (desk.model, done.folder / "model")
+    )
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    again = run(made)
+    assert again.outcome.notes == ("already finished; nothing to do",)
+    assert again.result == done.result
+
+
+def test_the_policy_learns_what_the_function_likes(desk: SimpleNamespace, run: Any) -> None:
+    settings = {"optim": {"lr": 3e-2}, "kl": {"beta": 0.0}, "evaluation": {"samples": 16}}
+    settings |= {"budget": {"steps": 25, "batch": 8}, "rollout": {"samples": 8, "max_new_tokens": 2}}
+    done = run(recipe(desk, preset="grpo", **settings))
+    assert done.result["evaluation"]["accuracy_low"] > done.result["before"]["accuracy_high"]
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(desk: SimpleNamespace, run: Any, tmp_path: Path) -> None:
+    made = recipe(desk, preset="gspo", budget={"steps": 5}, rollout={"minibatches": 4})
+    whole = run(made, "whole", runtime={"checkpoint_every": 2, "keep": 9})
+    first = list_checkpoints(whole.folder / "ckpt")[0]
+    part = run(made, "part", resume=first)
+    assert [r for r in part.rows if "train/lr" in r] == [r for r in whole.rows if r["step"] > 2 and "train/lr" in r]
+    weights = [(f / "model" / "model.safetensors").read_bytes() for f in (whole.folder, part.folder)]
+    assert weights[0] == weights[1]
+    assert part.result["before"] == {}
+
+
+def test_chain_sum_grades_itself_and_wants_its_own_tokens(desk: SimpleNamespace, run: Any, tmp_path: Path) -> None:
+    from steersman.language.build import SmallModel, build_model
+    from steersman.language.save import save_model
+
+    table = {"task": {"kind": "chain_sum", "k": 2, "evaluation": 3}}
+    values = {"model": {"path": str(desk.model)}, "budget": {"batch": 2, "steps": 2}, **table}
+    with pytest.raises(UserError, match="task: the model's tokens are not those of chain_sum"):
+        run(validate(RLRecipe, Source(values, {}, "the test")))
+    size = SmallModel(width=16, layers=1, heads=2, context=24)
+    model = build_model(size, chain_sum.VOCABULARY, 0, eos_id=chain_sum.EOS, pad_id=chain_sum.PAD)
+    values["model"] = {"path": str(save_model(model, digits(), tmp_path / "digits"))}
+    done = run(validate(RLRecipe, Source(values, {}, "the test")))
+    assert done.result["evaluation"]["length"] <= chain_sum.ChainSum(k=2).max_response
+    long = values | {"rollout": {"max_new_tokens": 100}}
+    with pytest.raises(UserError, match=r"(?s)context of 24.*9 are enough"):
+        run(validate(RLRecipe, Source(long, {}, "the test")), "long")
+
+
+def digits() -> Any:
+    """A tokenizer with chain_sum's token table."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    table = {t: i for i, t in enumerate(chain_sum.TOKENS)}
+    known = {"eos_token": "<eos>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(table, unk_token="<pad>")), **known)
+
+
+def test_a_reward_model_grades_and_its_vocabulary_must_be_the_policys(
+    desk: SimpleNamespace, run: Any, tmp_path: Path
+) -> None:
+    from steersman.reward.model import build_reward_model, save_reward_model
+
+    folder = tmp_path / "reward"
+    model = build_reward_model(desk.model, 0)
+    save_reward_model(model, desk.tokenizer, folder, {"mean": 0.5, "std": 2.0})
+    scores = []
+    for normalise in (True, False):
+        made = recipe(desk, reward={"kind": "model", "path": str(folder), "normalise": normalise})
+        done = run(made, f"normalised-{normalise}")
+        assert "accuracy" not in done.result["before"]
+        scores.append(done.result["before"]["reward"])
+    assert scores[0] == pytest.approx((scores[1] - 0.5) / 2.0, abs=1e-6)
+    with pytest.raises(UserError, match="is no folder of a reward model"):
+        run(recipe(desk, reward={"kind": "model", "path": str(desk.model)}), "no")
+
+
+def test_a_second_stream_of_data_is_learnt_too(desk: SimpleNamespace, run: Any) -> None:
+    done = run(recipe(desk, auxiliary={"data": str(desk.completions), "batch": 3}))
+    assert all(r["train/loss/sft"] > 0 for r in done.rows if "train/lr" in r)
+    assert any("5 rows of the second stream" in line for line in done.said)
+
+
+def test_adapters_are_their_own_reference(desk: SimpleNamespace, run: Any) -> None:
+    pytest.importorskip("peft")
+    made = recipe(desk, preset="grpo", model={"lora": {"rank": 2}}, optim={"lr": 1e-2})
+    done = run(made)
+    kl = [r["train/kl_ref"] for r in done.rows if "train/kl_ref" in r]
+    assert kl[0] == 0.0
+    assert kl[1] > 0.0
+
+
+def test_identity_is_of_contents(desk: SimpleNamespace, tmp_path: Path) -> None:
+    copy = write(tmp_path / "elsewhere.jsonl", [json.loads(x) for x in desk.prompts.read_text().splitlines()])
+    moved = recipe(desk, task={"train": str(copy)})
+    assert identity(moved) == identity(recipe(desk))
+    copy.write_text(copy.read_text() + json.dumps({"prompt": "x", "answer": "e"}) + "\n")
+    assert identity(moved) != identity(recipe(desk))
+    generated = recipe(desk, task={"kind": "reasoning_gym", "name": "countdown"})
+    assert identity(generated)["task"]["evaluation"] == 256  # a number here, no path
+
+
+def test_what_is_wrong_with_prompts_is_found_before_weights_are_read(
+    desk: SimpleNamespace, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("steersman.recipes.rl_job.load_trained", refuse)
+    with pytest.raises(UserError, match=r"the prompt has 3 tokens; with 100 new ones .* context of 32"):
+        run(recipe(desk, rollout={"max_new_tokens": 100}), "a")
+    with pytest.raises(UserError, match="last 5 steps of 2"):
+        run(recipe(desk, preset="ppo", budget={"phases": [{"steps": 5, "trains": ["critic"]}]}), "b")
+    with pytest.raises(UserError, match="imported only when you say so"):
+        carry_out_rl(recipe(desk), Runtime(out=str(tmp_path / "c")), say=lambda line: None)
+    lacking = write(tmp_path / "lacking.jsonl", [{"prompt": "a"}])
+    with pytest.raises(UserError, match='"answer" is missing'):
+        run(recipe(desk, task={"train": str(lacking)}, reward={"kind": "verifiable"}), "d")
+    for name in "abcd":
+        assert not (tmp_path / name / "run.json").exists()
+
+
+def test_a_reward_that_is_no_number_stops_with_the_rollouts_on_disk(
+    desk: SimpleNamespace, run: Any, tmp_path: Path
+) -> None:
+    (desk.root / "liking_text.py").write_text("def reward(prompt, completion, row):\n    return 'good'\n")
+    made = recipe(desk, reward={"function": "liking_text:reward"}, task={"evaluation": None})
+    runtime = Runtime(out=str(tmp_path / "text"))
+    with pytest.raises(UserError, match=r"returned the text 'good'"):
+        carry_out_rl(made, runtime, allow_import=["liking_text"], say=lambda line: None)
+    assert list((tmp_path / "text" / "rollouts").glob("step-*/manifest.json"))
+
+
+def test_a_dry_run_measures_and_writes_nothing(
+    desk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(desk.root))
+    runtime = Runtime(out=str(tmp_path / "nothing"))
+    plain = measures(recipe(desk), runtime, ["liking"])
+    assert (plain["steps"], plain["batches"], plain["responses"], plain["tokens"]) == (2, 2, 32, 160)
+    critic = measures(recipe(desk, preset="ppo", budget={"phases": []}), runtime, ["liking"])
+    assert (critic["batches"], critic["memory_bytes"] > plain["memory_bytes"]) == (1, True)
+    assert "2 batches of 4 x 4 responses" in described(recipe(desk), runtime, ["liking"])
+    assert not (tmp_path / "nothing").exists()

@@ -156,6 +156,20 @@ def test_a_filter_by_accuracy_needs_a_grader_that_knows_it():
         toys.learner("dapo", world=world)
 
 
+def test_a_grader_that_says_nothing_of_correctness_after_all_is_named(tmp_path):
+    made = toys.learner("dapo", run=RunDir(tmp_path))
+    plain = made.world.grade
+
+    def grade(rollouts: Rollouts, rows: Any) -> Graded:
+        found = plain(rollouts, rows)
+        return replace(found, scores=replace(found.scores, parts={}))
+
+    made.world.grade = grade  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="DynamicSampling reads 'correct', and the grader said nothing of it"):
+        made.step(0)
+    assert list((tmp_path / "rollouts").glob("step-*"))
+
+
 def test_a_reference_that_is_not_there_is_refused():
     made = toys.learner("rloo with kl")
     made.engine.models.pop("reference")

@@ -95,6 +95,10 @@ def _run(
     """Apply stages in their order, each after the forward passes that it needs."""
     told: Metrics = {}
     for stage in stages:
+        if missing := [name for name in stage.fields if getattr(rollouts, name) is None]:
+            what = f"{type(stage).__name__} reads {missing[0]!r}, and the grader said nothing of it"
+            cure = "A reward function returns {'score': ..., 'correct': ...}; or set reward.correct_at."
+            raise UserError(what, where="stages", cure=cure if missing == ["correct"] else "")
         rollouts = passes.before(stage, rollouts, rows_of)
         rollouts, metrics = stage(rollouts, at)
         kind = str(getattr(stage, "kind", type(stage).__name__)).rpartition(":")[2]

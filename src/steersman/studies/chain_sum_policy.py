@@ -1,0 +1,120 @@
+"""The supervised policy of the running-sum task that studies of reinforcement learning start from.
+
+A small Llama imitates the noisy demonstrator (`task.chain_sum.examples`, half of them with a hint) until it answers as
+often rightly as the demonstrator does, so what is left to learn is not to err. `artefact` declares it for a study; the
+same settings give the same cached folder, whatever study asks. The folder's ``model`` is an ordinary transformers
+folder whose tokenizer knows the task's tokens. Leaves out: training by reward (`recipes.rl_job`), what is true of a
+response (`task.chain_sum_truth`).
+Sources: the testbed is ours; 1,200 steps of 64 examples at 4e-3 were chosen for CPU time (about 50 seconds; at 8e-3
+training fails).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steersman.core.errors import UserError
+from steersman.language.build import SmallModel, build_model
+from steersman.language.decode import generate
+from steersman.language.save import save_model
+from steersman.stats import Interval, wilson
+from steersman.store.run import RunDir
+from steersman.study.declare import Artefact
+from steersman.task import chain_sum
+from steersman.task.chain_sum import ChainSum
+from steersman.task.chain_sum_truth import success
+from steersman.train.fit import fit
+from steersman.train.loop import Budget, Habits
+from steersman.train.optimise import AdamW, Optimiser
+from steersman.train.sft import SftLearner
+
+SETTINGS: dict[str, Any] = {
+    "model": {"width": 64, "layers": 2, "heads": 4, "mlp": 176, "context": 64},
+    "optim": {"lr": 4e-3, "schedule": "cosine", "warmup": 0.05, "beta2": 0.95},
+    "steps": 1200,
+    "batch": 64,
+    "seed": 0,
+    "judged": 5000,
+}
+"""Of the model, its training, and the held-out prompts that it answers at the end."""
+MICRO_TOKENS = 8192
+_JUDGE_SEED = 1
+
+
+def artefact(task: ChainSum | None = None, *, name: str = "policy", **changes: Any) -> Artefact:
+    """The policy as something a study needs.
+
+    Args:
+        task: the knobs; None = k 5, error 0.12, half of the examples with a hint.
+        name: what cells call it in `needs`.
+        changes: keys of `SETTINGS` with other values; a table that names some keys keeps the others.
+
+    Raises:
+        UserError: an unknown key; a task whose longest row exceeds the model's context.
+    """
+    task = ChainSum() if task is None else task
+    settings = dict(SETTINGS)
+    for key, value in changes.items():
+        if key not in settings:
+            raise UserError(f"unknown key {key!r}", where="chain_sum_policy.artefact", allowed=", ".join(SETTINGS))
+        settings[key] = {**settings[key], **value} if isinstance(settings[key], dict) else value
+    context = settings["model"]["context"]
+    if task.max_length > context:
+        what = f"rows of up to {task.max_length} tokens exceed the model's context of {context}"
+        raise UserError(what, where="chain_sum_policy.artefact", cure='Give model={"context": ...}.')
+    return Artefact(name, {"task": task.model_dump(mode="json"), **settings}, build_policy)
+
+
+def model_folder(artefact_folder: Path) -> Path:
+    """Where the built artefact keeps the model."""
+    return artefact_folder / "model"
+
+
+def build_policy(settings: Mapping[str, Any], folder: Path, inputs: Mapping[str, Path]) -> str:
+    """Train on fresh examples, each seen once, and save; the line says how often the policy answers rightly."""
+    task, size = ChainSum.model_validate(settings["task"]), SmallModel(**settings["model"])
+    steps, batch, seed = (int(settings[k]) for k in ("steps", "batch", "seed"))
+    model = build_model(size, chain_sum.VOCABULARY, seed, eos_id=chain_sum.EOS, pad_id=chain_sum.PAD)
+    data = chain_sum.examples(task, steps * batch, seed)
+    optimiser = Optimiser(model.named_parameters(), AdamW(**settings["optim"]), steps)
+    learner = SftLearner(model, data, optimiser, MICRO_TOKENS)
+    fit(learner, Budget(steps=steps, batch=batch, seed=seed), RunDir(folder / "training"), Habits(log_every=50))
+    save_model(model, build_tokenizer(size.context), model_folder(folder))
+    found = sampled_accuracy(model, task, int(settings["judged"]))
+    parameters = sum(p.numel() for p in model.parameters())
+    return (
+        f"{parameters:,} parameters; sampled, it answers {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of "
+        f"{settings['judged']:,} unseen prompts rightly, its demonstrator {success(task):.3f}"
+    )
+
+
+def sampled_accuracy(model: Any, task: ChainSum, n: int) -> Interval:
+    """Share of `n` unseen prompts without a hint that `model` answers rightly at temperature 1, with Wilson's interval.
+
+    Args:
+        model: a causal language model on the task's tokens.
+        task: the knobs.
+        n: number of prompts, >= 1, one response each.
+    """
+    given = chain_sum.prompts(task, n, seed=_JUDGE_SEED, purpose="held-out")
+    drawn = generate(model, given, max_new_tokens=task.max_response, stop_ids=chain_sum.EOS, seed=_JUDGE_SEED)
+    return wilson(int(chain_sum.grade(drawn).parts["correct"].sum()), n)
+
+
+def build_tokenizer(context: int | None = None) -> Any:
+    """A tokenizer of the task's tokens with their ids: one token a character, besides the end and the padding.
+
+    Args:
+        context: recorded as its `model_max_length`.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    end, pad = chain_sum.TOKENS[chain_sum.EOS], chain_sum.TOKENS[chain_sum.PAD]
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(chain_sum.TOKENS)}))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    known = {"model_max_length": context} if context is not None else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=end, pad_token=pad, clean_up_tokenization_spaces=False, **known
+    )

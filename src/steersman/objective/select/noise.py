@@ -34,7 +34,7 @@ def row_key(rollouts: Rollouts) -> Int[np.ndarray, " N"]:
     inside = (place >= 0) & (place < (rollouts.length - rollouts.prompt_length).cpu().numpy()[:, None])
     tokens = _mixed((np.where(inside, place, 0).astype(np.uint64) << np.uint64(32)) ^ ids)
     total = np.where(inside, tokens, np.uint64(0)).sum(1, dtype=np.uint64)
-    return (_mixed(_mixed(group) ^ total) & _LOW_63).astype(np.int64)
+    return (_mixed(_mixed(~group) ^ total) & _LOW_63).astype(np.int64)
 
 
 def row_noise(rollouts: Rollouts, at: Moment, purpose: str) -> Float[Tensor, " N"]:

@@ -16,17 +16,17 @@ def progress(at: Moment) -> float:
     return min(at.step / (at.total - 1), 1.0) if at.total > 1 else 0.0
 
 
-def linear(start: float, end: float, at: Moment) -> float:
+def linear(start: float | int, end: float | int, at: Moment) -> float:
     """start (1 - p) + end p, with p = `progress`."""
     p = progress(at)
     return start * (1 - p) + end * p
 
 
-def nearest(share: float, of: int) -> int:
+def nearest(share: float | int, of: int) -> int:
     """share * of, rounded half up, at least 1 and at most `of` (0 of 0)."""
     return min(max(math.floor(share * of + 0.5 + _WHOLE), 1), of)
 
 
-def at_least(share: float, of: int) -> int:
+def at_least(share: float | int, of: int) -> int:
     """share * of, rounded up, at least 1 and at most `of` (0 of 0)."""
     return min(max(math.ceil(share * of - _WHOLE), 1), of)

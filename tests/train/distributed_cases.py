@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rl_toys
 import torch
 from tiny_language import END, FIRST, VOCABULARY, language_model, responses
 
@@ -23,7 +24,7 @@ from steersman.objective.components_policy import Clipped, ClippedValue, KLLoss
 from steersman.reward.model import head_of
 from steersman.reward.verifiable import Graded
 from steersman.store.checkpoint import load_checkpoint, save_checkpoint
-from steersman.store.rollouts import to_state
+from steersman.store.rollouts import from_state, to_state
 from steersman.store.run import RunDir
 from steersman.task.world import Prompts
 from steersman.train.engine.distributed import Processes, engine_for, start
@@ -34,7 +35,7 @@ from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.terms import kl_term, policy_term, value_term
 
 # eps well above the noise of float32 gradients: AdamW divides by |gradient|, so rounding would decide about signs.
-ADAMW = AdamW(lr=3e-3, eps=1e-4, weight_decay=0.1, clip=0.05)
+ADAMW = AdamW(lr=3e-3, eps=1e-4, weight_decay=0.1, clip=1.5)
 STEPS = 4
 ROWS = [[0, 1, 2, 3, 4, 5, 6, 7], [6, 3, 1, 0, 7], [4], [7, 2, 5]]
 """Rows of each step: even and uneven for two processes, and fewer than processes."""
@@ -207,6 +208,26 @@ def looped(engine: Any, folder: Path, steps: int = STEPS) -> Any:
     return run_steps(Looped(engine), lambda i: step(engine, i), steps, budget, run, habits)
 
 
+METHODS = ("ppo", "dapo")
+
+
+def rl_loop(name: str, make: Make, drawn: dict[str, Any]) -> dict[str, Any]:
+    """Steps of the rl loop on responses that were drawn before; with none given it draws and keeps them in `drawn`."""
+    learner = rl_toys.learner(name, micro=64)
+    first = learner.engine
+    options = {"reference": first.reference, "critic": first.critic, "critic_optimiser": first.optimisers.get("critic")}
+    learner.engine = make(first.policy, first.optimisers["policy"], micro_tokens=64, **options)
+    known = {tuple(map(int, k.split())): from_state(x) for k, x in drawn.items()}
+    if drawn:
+        rl_toys.replay(learner.engine, known, lambda rows: rows)
+    else:
+        known = rl_toys.record(learner.engine)
+    metrics = [{k: float(v) for k, v in learner.step(i).items()} for i in range(learner.total)]
+    drawn |= {f"{step} {round_}": to_state(rows) for (step, round_), rows in known.items()}
+    state = learner.state_dict()["engine"]
+    return {"metrics": metrics} | ({"state": copied(state)} if learner.engine.main else {})
+
+
 # What the script does.
 
 
@@ -230,8 +251,11 @@ def compare(processes: Processes, folder: Path) -> None:
     halfway, rest = full(make), full(make)
     course(halfway, 0, 2)
     out["two"] = after(halfway)
+    step(rest, 0)
+    scored(rest, rollouts())
     rest.load_state_dict(load_checkpoint(folder / "from_one" / "step-00000002")[1])
-    out["from one"] = after(rest) | {"rest": course(rest, 2)}
+    out["from one"] = after(rest) | {"scores": scored(rest, rollouts()), "rest": course(rest, 2)}
+    out["loop"] = {name: rl_loop(name, make, load_checkpoint(folder / name / "step-00000000")[1]) for name in METHODS}
     fitted = looped(full(make), folder / "run")
     looped(full(make), folder / "half")
     out["fitted"] = [fitted.steps, fitted.best_step, fitted.best_value]

@@ -85,7 +85,7 @@ def _refuse_reentrant(model: nn.Module) -> None:
     for module in model.modules():
         options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
         if getattr(module, "gradient_checkpointing", False) and options.get("use_reentrant"):
-            cure = 'Call gradient_checkpointing_enable({"use_reentrant": False}).'
+            cure = 'Enable it with {"use_reentrant": False}.'
             raise UserError("reentrant activation checkpointing cannot be sharded", where="model", cure=cure)
 
 

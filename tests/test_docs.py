@@ -25,7 +25,8 @@ import steersman
 from steersman.cli.main import app
 from steersman.core.component import Component
 from steersman.core.config import read, validate
-from steersman.recipes.training import RECIPES, Runtime
+from steersman.recipes.training import Runtime
+from steersman.recipes.verbs import RECIPES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,8 +113,10 @@ def test_there_is_something_to_check() -> None:
 def test_command_exists_and_its_recipe_is_valid(case: tuple[str, list[str]]) -> None:
     verbs, params = parse(case[1])
     if verbs[0] == "train" and not params.get("resume"):
-        base = {"verb": verbs[1], "model": {"path": "m"}, "data": {"train": "d"}}
-        short = {"loss.kind": params.get("loss"), "loss.flip_rate": params.get("flip_rate")}
+        rows = {"task": {"kind": "questions", "train": "d"}} if verbs[1] == "rl" else {"data": {"train": "d"}}
+        base = {"verb": verbs[1], "model": {"path": "m"}, **rows}
+        names = {"loss.kind": "loss", "loss.flip_rate": "flip_rate", "preset": "preset"}
+        short = {key: params.get(name) for key, name in names.items()}
         sets = [f"{k}={v}" for k, v in short.items() if v is not None] + (params["overrides"] or [])
         own = [s for s in sets if ":" not in s]  # a component of one's own is not there to be imported
         if len(own) < len(sets):
@@ -208,12 +211,14 @@ def default_of(component: type[BaseModel], path: str) -> Any:
 def same(shown: str, value: Any) -> bool:
     """Whether a cell of the column "default" says what the code says."""
     if isinstance(value, Component):
-        return shown == value.kind  # type: ignore[attr-defined]
-    if isinstance(value, dict):
+        return shown.strip("`") == getattr(value, "kind", "table")
+    if isinstance(value, tuple) and value:
+        return shown == " ".join(f"`{part.kind}`" for part in value)
+    if isinstance(value, dict) and value:
         return shown == " ".join(f"`{k}` {v:g}".replace("10000", "1e4") for k, v in value.items())
     if value is PydanticUndefined:
         return shown == "–"
-    if value is None:  # words, not a value
+    if value is None or value in ((), {}):  # words, not a value
         return not re.fullmatch(r"[\d.e-]+|`(true|false)`|–", shown)
     bare = shown.strip('`"')
     if isinstance(value, bool):
@@ -257,12 +262,14 @@ def test_every_loss_is_named() -> None:
 
 
 def test_metrics_are_measured_somewhere() -> None:
-    source = "".join(p.read_text() for p in (Path(steersman.__file__).parent / "train").glob("*.py"))
+    rooms = [Path(steersman.__file__).parent / room for room in ("train", "objective")]
+    source = "".join(p.read_text() for room in rooms for p in room.rglob("*.py"))
     tables = [m[0] for text in TEXT.values() for m in re.finditer(r"^\| metric \|.*\n(?:\|.*\n)+", text, re.M)]
     names = {n for t in tables for row in t.splitlines()[2:] for n in re.findall(r"`([a-z_/]+)`", row.split("|")[1])}
     assert len(names) > 8
     for metric in names:
-        assert f'"{metric.removeprefix("eval/")}"' in source, metric
+        # A term's or a stage's name stands before the slash; the critic's are the policy's with its name before them.
+        assert f'"{metric.rpartition("/")[2].removeprefix("critic_")}"' in source, metric
 
 
 def slug(heading: str) -> str:

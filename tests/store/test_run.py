@@ -153,3 +153,17 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
         writable(tmp_path / "x")
+
+
+def test_a_process_that_does_not_write_reads_what_another_wrote(tmp_path: Path) -> None:
+    writer, reader = RunDir(tmp_path / "run"), RunDir(tmp_path / "run", writes=False)
+    reader.start({"seed": 1})
+    reader.append("metrics", [{"step": 1}])
+    reader.finish({}, {})
+    assert not writer.path.exists()
+    writer.start({"seed": 1})
+    writer.append("metrics", [{"step": 1}, {"step": 2}])
+    reader.truncate_after("metrics", 1)
+    assert [r["step"] for r in reader.read("metrics")] == [1, 2]
+    with pytest.raises(UserError, match="another run"):
+        reader.start({"seed": 2})

@@ -28,7 +28,7 @@ from steersman.train.engine.wire import describe, pack, revive, unpack
 
 T = TypeVar("T")
 
-LINGER = 20.0
+LINGER = 10.0
 """Seconds that the process which keeps the store waits for the others to read why the run ended."""
 PATIENCE = 1800.0
 """Seconds after which a process that waits for the others gives up."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersman.core.errors import UserError
@@ -39,6 +39,7 @@ def test_known_value_and_bins_of_one():
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=3, max_size=12))
+@settings(deadline=None)
 def test_it_is_the_squared_correlation_and_blind_to_scale(pairs):
     r, s = np.array(pairs).T
     found = r_squared(r, s)

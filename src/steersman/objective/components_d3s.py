@@ -84,7 +84,7 @@ class D3SRows(_DownSample):
         told = {
             "share": part,
             "silent": float(bool(there.any()) and not bool(signal.any())),
-            "useful": share((of != 0).double(), of),
+            "useful": share(of != 0, torch.ones_like(of)),
             "advantage_mean": float(of.mean()) if len(of) else 0.0,
             "variance_in": float(a[there].double().var(correction=0)) if bool(there.any()) else 0.0,
             "variance_out": float(of.var(correction=0)) if len(of) else 0.0,

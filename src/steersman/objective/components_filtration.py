@@ -118,7 +118,7 @@ class PFPPO(Stage):
         draws = weighed if asked is None else torch.minimum(size, torch.full_like(size, asked))
         order = row_noise(part, at, "pf_ppo/order")
         most = int(size.max()) if len(ids) else 1
-        points = _points(place, order, group_noise(ids, at, "pf_ppo/draw", most))
+        points = group_noise(ids, at, "pf_ppo/draw", most)[place, filtration.within(place, order)[1]]
         rows = filtration.draw_rows(chance, part.group, draws[place], points, order, self.draw == "sample")
         return rows, size[place]
 
@@ -139,16 +139,6 @@ class PFPPO(Stage):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         self._empty = int(state["empty"])
-
-
-def _points(place: Tensor, order: Tensor, of_group: Tensor) -> Tensor:
-    """The k-th number of a group for its k-th row in `order`."""
-    rank = order.argsort(stable=True)
-    rank = rank[place[rank].argsort(stable=True)]
-    position = torch.empty_like(rank)
-    position[rank] = torch.arange(len(rank), device=rank.device)
-    begins = torch.full_like(position, len(rank)).scatter_reduce(0, place, position, "amin")
-    return of_group[place, position - begins[place]]
 
 
 def _metrics(part: Rollouts, reward: Tensor, rows: Tensor) -> Metrics:

@@ -38,7 +38,7 @@ def noise_of(n, seed=0):
 
 
 @given(values, st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_rows_are_those_of_brute_force(a, noisy):
     a = torch.tensor(a)
     for n in range(1, len(a) + 1):
@@ -49,6 +49,7 @@ def test_rows_are_those_of_brute_force(a, noisy):
 
 
 @given(values, st.floats(0.1, 5), st.floats(-3, 3), st.integers(2, 9))
+@settings(deadline=None)
 def test_unit_and_zero_of_the_advantage_do_not_matter(a, unit, zero, n):
     a = torch.tensor(a, dtype=torch.float64)
     noise = noise_of(len(a))
@@ -59,6 +60,7 @@ def test_unit_and_zero_of_the_advantage_do_not_matter(a, unit, zero, n):
 
 
 @given(values, st.integers(1, 9))
+@settings(deadline=None)
 def test_any_order_of_rows(a, n):
     a = torch.tensor(a)
     noise, order = noise_of(len(a)), torch.randperm(len(a), generator=torch.Generator().manual_seed(len(a)))
@@ -68,6 +70,7 @@ def test_any_order_of_rows(a, n):
 
 
 @given(values)
+@settings(deadline=None)
 def test_more_rows_of_binary_advantages_vary_less(a):
     a = torch.tensor([abs(x) for x in a] + [-abs(x) for x in a])
     a = torch.where(a > 0, 1.0, -1.0)
@@ -77,6 +80,7 @@ def test_more_rows_of_binary_advantages_vary_less(a):
 
 
 @given(st.lists(st.tuples(st.integers(-6, 6).map(lambda k: k / 3), st.integers(0, 2)), min_size=1, max_size=12))
+@settings(deadline=None)
 def test_the_batch_varies_at_least_as_much_as_groups(rows):
     a, group = torch.tensor([r[0] for r in rows]), torch.tensor([r[1] for r in rows])
     inside = max_variance(a, 2, group, "group")
@@ -85,6 +89,7 @@ def test_the_batch_varies_at_least_as_much_as_groups(rows):
 
 
 @given(st.lists(st.tuples(st.integers(-6, 6).map(lambda k: k / 3), st.integers(-1, 2)), min_size=1, max_size=12))
+@settings(deadline=None)
 def test_groups_are_chosen_one_by_one(rows):
     a, group = torch.tensor([r[0] for r in rows]), torch.tensor([r[1] for r in rows])
     noise = noise_of(len(a))
@@ -234,6 +239,7 @@ def test_tokens_by_hand():
     st.floats(0.01, 1),
     st.booleans(),
 )
+@settings(deadline=None)
 def test_tokens_are_exactly_as_many_and_the_largest(tokens, fraction, noisy):
     score = torch.tensor([[float(t[0]) for t in tokens]])
     mask = torch.tensor([[t[1] for t in tokens]])

@@ -1,7 +1,7 @@
 """Noise belongs to rows: the same in any order, under other padding and prompts, and different for everything else."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersman.core.component import Moment
@@ -51,6 +51,7 @@ def shown(batch):
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=2, max_size=20))
+@settings(deadline=None)
 def test_keys_differ_where_responses_do(responses):
     width = max(map(len, responses))
     ids = torch.tensor([r + [0] * (width - len(r)) for r in responses])

@@ -1,7 +1,7 @@
 """Shares over a run: ends, the way between, and counts made of shares."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersman.core.component import Moment
@@ -37,6 +37,7 @@ def test_counts():
 
 
 @given(st.floats(0.01, 1), st.integers(1, 1000))
+@settings(deadline=None)
 def test_counts_are_possible(share, n):
     assert 1 <= nearest(share, n) <= n
     assert 1 <= at_least(share, n) <= n

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from steersman.core.errors import UserError
 from steersman.objective.advantage.segment import EQUAL, Groups, by_group
-from steersman.objective.select.d3s import each_group
 
 FilterName = Literal["none", "bon", "br", "bw", "pow-1", "pow-2", "pow-3", "top", "top-random", "top-bottom"]
 STRATEGIES: tuple[str, ...] = get_args(FilterName)
@@ -113,6 +112,7 @@ def rank_weights(
         raw = g.score.abs() ** int(strategy[-1])
         raw = torch.where(g.total(raw) > 0, raw, torch.ones_like(raw))
     else:
+        upper, lower = torch.tensor([upper, lower], dtype=reward.dtype).tolist()  # 0.2 in float32 is not above 0.2
         raw = (g.score > upper).double()
         if strategy == "top-bottom":
             raw = ((g.score > upper) | (g.score < lower)).double()
@@ -144,25 +144,38 @@ def _ranked(g: Groups, strategy: str, noise: Tensor | None, zero_variance: str) 
     return torch.where(equal, 1 / size, w) if zero_variance == "keep_all" else w
 
 
+def within(place: Tensor, *keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows sorted by group and then by the keys, the first of which counts most; position of each row in its group.
+
+    Args:
+        place: number of each row's group ``[N]``, 0 to G - 1.
+        keys: ``[N]`` each, ascending; what is equal in all of them keeps the order of rows.
+
+    Returns:
+        (rows in their new order, position of each row in its group from 0), int64 ``[N]`` both.
+    """
+    order = torch.arange(place.numel(), device=place.device)
+    for key in (*keys[::-1], place):
+        order = order[key[order].argsort(stable=True)]
+    at = torch.empty_like(order)
+    at[order] = torch.arange(place.numel(), device=place.device)
+    begins = torch.full_like(at, place.numel()).scatter_reduce(0, place, at, "amin")
+    return order, at - begins[place]
+
+
 def _ranks(g: Groups, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rank of each row in its group from 0 = best, and a number that equal rewards of a group share.
 
     Rewards that `by_group` calls equal are ranked by noise alone.
     """
     score = torch.where(g.silent, torch.zeros_like(g.score), g.score)
-    n = score.numel()
-    order = torch.arange(n, device=score.device) if noise is None else noise.argsort(stable=True)
-    order = order[score[order].argsort(descending=True, stable=True)]
-    order = order[g.place[order].argsort(stable=True)]
-    position = torch.empty_like(order)
-    position[order] = torch.arange(n, device=order.device)
-    begins = torch.full_like(position, n).scatter_reduce(0, g.place, position, "amin")
+    order, rank = within(g.place, -score, *(() if noise is None else (noise,)))
     value, where = score[order], g.place[order]
     new = torch.ones_like(value, dtype=torch.bool)
     new[1:] = (value[1:] != value[:-1]) | (where[1:] != where[:-1])
     tied = torch.empty_like(order)
     tied[order] = new.cumsum(0) - 1
-    return position - begins[g.place], tied
+    return rank, tied
 
 
 def draw_rows(
@@ -177,10 +190,10 @@ def draw_rows(
     Args:
         weight: w ``[N]``, the sum 1 or 0 in each group (`rank_weights`).
         group: ``[N]``.
-        draws: d >= 0 of each row's group ``[N]`` int64, equal within a group.
-        noise: ``[N]`` in (0, 1); the k-th draw of a group uses the number of its k-th row in `order`.
+        draws: d of each row's group ``[N]`` int64, equal within a group, from 0 to the rows of the group if sampled.
+        noise: ``[N]`` in (0, 1): the k-th row of a group in `order` holds the number of its k-th draw.
         order: ``[N]``, random numbers that order the rows of a group.
-        sample: independent draws; draws may then not exceed the rows of the group.
+        sample: independent draws.
 
     Returns:
         int64, ascending, repeats beside one another; nothing of groups whose weights are 0.
@@ -188,26 +201,39 @@ def draw_rows(
     Edge cases: with equal weights, d rows of G are a simple random sample, since the order is random; d = G gives every
     row once.
     """
+    place = torch.unique(group, return_inverse=True)[1]
+    rows, position = within(place, order)
+    place, first = place[rows], (position == 0)[rows]
+    w, d, points = weight[rows], draws[rows], noise[rows]
 
-    def of_group(rows: Tensor) -> Tensor:
-        rank = order[rows].argsort(stable=True)
-        w, d = weight[rows][rank], int(draws[rows[0]])
-        if d == 0 or not bool((w > 0).any()):
-            return rank[:0]
-        points = noise[rows][rank]
-        if sample:
-            edges = w.cumsum(0)
-            return rank[torch.searchsorted(edges / edges[-1], points[:d], right=True).clamp(max=len(w) - 1)]
+    def running(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of `x` up to each row of its group, and over the group."""
+        total = torch.zeros_like(x).index_add(0, place, x)
+        sums = x.cumsum(0)
+        before = torch.zeros_like(x).index_add(0, place, (sums - x) * first)
+        return sums - before[place], total[place]
+
+    if sample:
+        edges, total = running(w)
+        edges = torch.where(total > 0, edges / total.clamp(min=EQUAL), 1.0).clamp(max=1)
+        drawn = (position[rows] < d) & (total > 0)
+        found = torch.searchsorted(place + edges, (place + points)[drawn], right=True)
+        copies = torch.bincount(torch.minimum(found, _last(place)[drawn]), minlength=len(w))
+    else:
         expected = d * w
         whole = (expected + EQUAL).floor()
-        rest = (expected - whole).clamp(min=0)
-        rest = torch.where(rest > EQUAL, rest, torch.zeros_like(rest))
-        copies, m = whole.long(), d - int(whole.sum())
-        if m > 0:
-            edges = rest.cumsum(0) / rest.sum()
-            at = (torch.arange(m, device=w.device, dtype=w.dtype) + points[0]) / m
-            hit = torch.searchsorted(edges, at, right=True).clamp(max=len(w) - 1)
-            copies = copies + torch.bincount(hit, minlength=len(w))
-        return rank.repeat_interleave(copies)
+        rest = torch.where(expected - whole > EQUAL, expected - whole, 0.0)
+        edges, total = running(rest)
+        m = total.round()
+        edges = torch.where(total > 0, edges * (m / total.clamp(min=EQUAL)), 0.0)
+        start = torch.zeros_like(points).index_add(0, place, points * first)[place]
+        below = (edges - start).ceil().clamp(min=0)  # draws start, start + 1, ... that are below the edge
+        below = torch.minimum(below, m)
+        previous = torch.where(first, torch.zeros_like(below), below.roll(1))
+        copies = (whole + below - previous).long()
+    return rows.repeat_interleave(copies).sort().values
 
-    return each_group(group, of_group)
+
+def _last(place: Tensor) -> Tensor:
+    """Index of the last row of each row's group, for rows sorted by group."""
+    return torch.bincount(place).cumsum(0)[place] - 1

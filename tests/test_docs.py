@@ -261,6 +261,16 @@ def test_every_loss_is_named() -> None:
         assert kinds <= set(re.findall(r"[a-z_]+", TEXT[page])), page
 
 
+def test_every_preset_stage_and_policy_loss_is_named() -> None:
+    from steersman.objective.components_policy import PolicyLoss
+    from steersman.objective.stages import AnyStage
+    from steersman.recipes.presets import PRESETS
+
+    kinds = {m.model_fields["kind"].default for union in (AnyStage, PolicyLoss) for m in models(union)}
+    assert {"grpo", "clipped"} <= kinds
+    assert kinds | PRESETS.keys() <= set(re.findall(r"`([a-z0-9_]+)`", prose("docs/rl.md")))
+
+
 def test_metrics_are_measured_somewhere() -> None:
     rooms = [Path(steersman.__file__).parent / room for room in ("train", "objective")]
     source = "".join(p.read_text() for room in rooms for p in room.rglob("*.py"))

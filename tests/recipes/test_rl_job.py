@@ -237,3 +237,29 @@ def test_a_dry_run_measures_and_writes_nothing(
     assert (critic["batches"], critic["memory_bytes"] > plain["memory_bytes"]) == (1, True)
     assert "2 batches of 4 x 4 responses" in described(recipe(desk), runtime, ["liking"])
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_generator_is_graded_by_its_own_scorer(desk: SimpleNamespace, run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    words = {"min_words": 1, "max_words": 2}
+    task = {"kind": "reasoning_gym", "name": "letter_counting", "config": words, "size": 20, "evaluation": 2}
+    values = {"model": {"path": str(desk.model)}, "task": task, "reward": {"extract": {"kind": "whole"}}}
+    values |= {"budget": {"batch": 2, "steps": 1}, "rollout": {"max_new_tokens": 2, "samples": 2}}
+    tight = validate(RLRecipe, Source(values, {}, "the test"))
+    assert tight.reward.compare.kind == "reasoning_gym"
+    with pytest.raises(UserError, match=r"letter_counting, seed 0, item .* exceeds the model's context of 32"):
+        run(tight)
+    assert not (tmp_path / "run" / "run.json").exists()
+    long = build_long(desk)
+    done = run(tight.model_copy(update={"model": tight.model.model_copy(update={"path": str(long)})}), "long")
+    assert done.result["evaluation"]["accuracy"] == 0.0
+    assert tight.task.held_out().seed == 1
+
+
+def build_long(desk: SimpleNamespace) -> Path:
+    """A model whose context has room for a generator's prompts."""
+    from steersman.language.build import SmallModel, build_model
+    from steersman.language.save import save_model
+
+    model = build_model(SmallModel(width=16, layers=1, heads=2, context=400), len(desk.tokenizer), 0)
+    return save_model(model, desk.tokenizer, desk.root / "long")

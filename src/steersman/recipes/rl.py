@@ -164,16 +164,20 @@ class RLRecipe(AnyRecipe):
 
 
 def _name_kinds(values: dict[str, Any]) -> None:
-    """Bare names of stages become tables; a task without a kind is questions, a reward without one is verifiable."""
+    """Bare names of stages become tables; a task without a kind is questions, a reward without one is verifiable.
+
+    Items of a generator are compared by their own scorer unless another comparison is named.
+    """
     if isinstance(stages := values.get("stages"), list | tuple):
         values["stages"] = [{"kind": s} if isinstance(s, str) else s for s in stages]
-    if isinstance(task := values.get("task"), dict):
-        kind = task.setdefault("kind", "questions")
-        own = {"questions": {}, "reasoning_gym": {"compare": {"kind": "reasoning_gym"}}}
-        if kind in own:
-            values.setdefault("reward", {"kind": "verifiable", **own[kind]})
+    task = values.get("task")
+    kind = task.setdefault("kind", "questions") if isinstance(task, dict) else ""
+    if kind in ("questions", "reasoning_gym"):
+        values.setdefault("reward", {})
     if isinstance(reward := values.get("reward"), dict):
-        reward.setdefault("kind", "verifiable")
+        graded = reward.setdefault("kind", "verifiable")
+        if (kind, graded) == ("reasoning_gym", "verifiable"):
+            reward.setdefault("compare", {"kind": "reasoning_gym"})
 
 
 def _follow(values: dict[str, Any]) -> None:

@@ -63,6 +63,9 @@ def make_world(
         context=context,
         max_new_tokens=recipe.rollout.max_new_tokens,
     )
+    if isinstance(task, GymQuestions):  # made when drawn: what is wrong with the first ones is said now
+        world.draw(recipe.budget.batch, recipe.budget.seed, 0)
+        world.held_out(recipe.evaluation.prompts)
     notes = [f"{len(train):,} prompts, {'no' if held_out is None else f'{len(held_out):,}'} held-out ones"]
     if world.leaked:
         notes.append(f"warning: {world.leaked:,} held-out prompts are training prompts too")

@@ -15,7 +15,7 @@ from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
 from steersman.language import text as under_test
 from steersman.language.build import SmallModel, build_model, train_tokenizer
 from steersman.language.decode import generate
-from steersman.language.text import StopStrings, check_stop_strings, response_texts
+from steersman.language.text import StopStrings, check_stop_strings, response_texts, token_texts
 
 TEXTS = ["the end of the film", "The END. naïve café 🙂 日本語", "Observation: then\n\nQuestion: the end"] * 4
 
@@ -100,6 +100,29 @@ def test_first_word_keeps_its_space() -> None:
     assert found_at([" END"], tokenizer, [the], [end]) == 1
     r = Rollouts.of(torch.tensor([[the, end, the]]), torch.tensor([3]), torch.tensor([1]))
     assert response_texts(r, tokenizer) == [" END the"]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(text=st.text(alphabet="abcdEND the\n🙂é日", max_size=20))
+@settings(deadline=None, max_examples=40)
+def test_the_texts_of_tokens_are_those_of_the_row(name: str, text: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text, add_special_tokens=False) or [5]
+    rows = Rollouts.of(torch.tensor([[*ids, 0, 0]]), torch.tensor([len(ids)]), torch.tensor([0]))
+    (found,) = token_texts(rows, tokenizer)
+    assert len(found) == len(ids)
+    assert "".join(found) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def test_the_last_token_of_a_character_adds_it_and_special_tokens_are_spelt_out() -> None:
+    tokenizer = TOKENIZERS["byte level"]
+    ids = tokenizer.encode("a🙂<|user|>b", add_special_tokens=False)
+    rows = Rollouts.of(torch.tensor([ids]), torch.tensor([len(ids)]), torch.tensor([0]))
+    (found,) = token_texts(rows, tokenizer)
+    assert [t for t in found if t] == ["a", "🙂", "<|user|>", "b"]
+    cut = Rollouts.of(torch.tensor([ids[:2]]), torch.tensor([2]), torch.tensor([0]))
+    if found[1] == "":  # the character is spread over tokens: where it never ends, that is said
+        assert token_texts(cut, tokenizer) == [["a", "\ufffd"]]
 
 
 def test_response_texts() -> None:

@@ -39,6 +39,35 @@ def response_texts(rollouts: Rollouts, tokenizer: Any, *, special: bool = False)
     ]
 
 
+def token_texts(rollouts: Rollouts, tokenizer: Any) -> list[list[str]]:
+    """The text that each token of a row adds to those before it; one behind the other they are the row's text.
+
+    Args:
+        rollouts: prompts and responses.
+        tokenizer: the tokenizer of the ids.
+
+    Returns:
+        One text for each real token of a row, special tokens spelt out. A character spread over several tokens is
+        added by the last of them, the others add nothing; so do tokens that a tokenizer merges with the one before.
+    """
+    rows = zip(rollouts.ids.tolist(), rollouts.length.tolist(), strict=True)
+    return [_added(ids[:n], tokenizer) for ids, n in rows]
+
+
+def _added(ids: list[int], tokenizer: Any) -> list[str]:
+    """Each token is decoded after the tokens whose text was settled last, as `StopStrings` does."""
+    settled: list[int] = []
+    begin, out = 0, []
+    for i in range(len(ids)):
+        head, text = _decode(tokenizer, [settled, settled + ids[begin : i + 1]], True)
+        new = text[len(head) :]
+        whole = not new.endswith(_UNFINISHED) or i + 1 == len(ids) or i + 1 - begin >= MOST_PENDING
+        out.append(new if whole else "")
+        if whole:
+            settled, begin = ids[begin : i + 1], i + 1
+    return out
+
+
 class StopStrings:
     """Finds out, token by token, whether the text of each of several responses contains a stop string.
 

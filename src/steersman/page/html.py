@@ -18,6 +18,7 @@ from steersman.core.errors import UserError
 from steersman.page import theme
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half characters, which UTF-8 cannot hold
+_SCRIPTS = ("page.js", "tokens.js")  # one after the other, in one function
 _VOID = frozenset({"meta", "br", "hr", "input", "wbr", "link"})
 
 
@@ -146,8 +147,12 @@ def link(text: object, target: str) -> Html:
     return tag("a", text, href=target)
 
 
+def _static(*names: str) -> str:
+    return "".join(files("steersman.page").joinpath("static", name).read_text("utf-8") for name in names)
+
+
 def shell(title: str, *body: object) -> Html:
-    """A whole page: one file with its styles and its one script inside, which can reach no network.
+    """A whole page: one file with its styles and its script inside, which can reach no network.
 
     Args:
         title: text of the window's title.
@@ -156,7 +161,7 @@ def shell(title: str, *body: object) -> Html:
     Edge cases: the content security policy allows this script by its hash only, so that markup which slipped in could
         not run, and allows no connection at all. Half characters (lone surrogates) become U+FFFD.
     """
-    script = files("steersman.page").joinpath("static/page.js").read_text("utf-8")
+    script = f'"use strict";\n(() => {{\n{_static(*_SCRIPTS)}}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     head = tag(

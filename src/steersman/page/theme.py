@@ -1,6 +1,6 @@
 """Colours and type: one palette for arms, one diverging and one sequential scale, all for light and dark.
 
-Leaves out: layout, which is plain CSS in ``static/page.css``. Sources: arms use the colour-blind-safe palette of Okabe
+Leaves out: layout, which is plain CSS in ``static/``. Sources: arms use the colour-blind-safe palette of Okabe
 and Ito (2008); the scales are even steps of lightness and chroma in OKLab (Ottosson 2020), so that equal steps of a
 value look equally far apart and the two halves of the signed scale weigh the same.
 """
@@ -16,6 +16,7 @@ _ARMS_DARK = ("#3d9bd8", "#e8783a", "#1fb58a", "#d792b7", "#e69f00", "#7cc4ee", 
 DASHES = ("", "7 4", "2 3")
 INK = ("#1b1d21", "#e6e6e3")
 PAPER = ("#ffffff", "#15171a")
+_SHEETS = ("page.css", "tokens.css")
 STEPS = 10  # colours on each side of the signed scale, and of the sequential scale above "nothing"
 
 _HUE = {"n": 255.0, "p": 52.0, "q": 185.0}  # negative, positive, sequential; degrees in OKLCH
@@ -101,5 +102,5 @@ def css() -> str:
         for kind in _HUE
         for i in range(1, STEPS + 1)
     )
-    static = files("steersman.page").joinpath("static/page.css").read_text("utf-8")
-    return f":root{{{properties}}}\n{steps}\n{static}"
+    sheets = (files("steersman.page").joinpath("static", name).read_text("utf-8") for name in _SHEETS)
+    return f":root{{{properties}}}\n{steps}\n{''.join(sheets)}"

@@ -17,8 +17,8 @@ from steersman.page.axis import Scale
 from steersman.page.figures import Line, Panel, curves, row_interval, row_scale, swatch
 from steersman.page.html import Column, Html, join, link, section, shell, table, tag
 from steersman.page.number import MISSING, Estimate, exact, interval, is_missing, number, p_value, point
-from steersman.page.strip import Sample, StreamInfo, View, strip
 from steersman.page.theme import Mark, marks
+from steersman.page.tokens import Sample, StreamInfo, View, token_view
 from steersman.store.files import write_text
 
 __all__ = [
@@ -177,7 +177,7 @@ def page(report: Report) -> Html:
         section("Verdicts", _claims(report.claims), anchor="verdicts"),
         section("Curves", plots, anchor="curves", lead=lead),
         section("Arms against each other", _arms(report, drawn), anchor="arms"),
-        section("Samples", strip(report.samples, report.streams, drawn), anchor="samples"),
+        section("Samples", token_view(report.samples, report.streams, drawn), anchor="samples"),
         section("How to repeat it", _repeat(report), anchor="repeat"),
     )
 

@@ -67,6 +67,11 @@ class TinyCodeWorld:
         spans = zip(rollouts.ids.tolist(), rollouts.prompt_length.tolist(), rollouts.length.tolist(), strict=True)
         return [(text_of(ids[:begin]), text_of(ids[begin:end])) for ids, begin, end in spans]
 
+    def pieces(self, rollouts: Rollouts) -> list[list[str]]:
+        """The text of each token of a row."""
+        rows = zip(rollouts.ids.tolist(), rollouts.length.tolist(), strict=True)
+        return [[text_of([i]) for i in ids[:n]] for ids, n in rows]
+
     def encode(self, before: Sequence[Any]) -> list[list[int]]:
         """Token ids of texts such as "f(2)=5 ; "; ids are taken as they are."""
         return [_ids(x, f"context, row {i}") for i, x in enumerate(before)]

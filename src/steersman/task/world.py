@@ -57,6 +57,10 @@ class World(Protocol):
         """(prompt, response) of each row as people read them."""
         ...
 
+    def pieces(self, rollouts: Rollouts) -> list[list[str]]:
+        """The text that each real token of a row adds, special tokens spelt out."""
+        ...
+
     def encode(self, before: Sequence[Any]) -> list[list[int]]:
         """Token ids of what a stage wants to stand before responses: texts, conversations, or ids already."""
         ...

@@ -15,7 +15,7 @@ from steersman.core.errors import UserError
 from steersman.core.noise import permutation
 from steersman.core.types import Rollouts, Scores
 from steersman.language.encode import check_ids, encode_prompts
-from steersman.language.text import response_texts
+from steersman.language.text import response_texts, token_texts
 from steersman.reward.model import RewardModel
 from steersman.reward.verifiable import Graded, RewardFunction, Row, Verifiable
 from steersman.task import chain_sum
@@ -143,6 +143,10 @@ class TextWorld:
         before = self.tokenizer.batch_decode([ids[:n] for ids, n in rows], **options) if len(rollouts) else []
         return list(zip(before, response_texts(rollouts, self.tokenizer), strict=True))
 
+    def pieces(self, rollouts: Rollouts) -> list[list[str]]:
+        """The text that each token of a row adds (`language.text.token_texts`)."""
+        return token_texts(rollouts, self.tokenizer)
+
     def encode(self, before: Sequence[Any]) -> list[list[int]]:
         """Token ids of texts and conversations, encoded as prompts are (`chat` included); ids are taken as they are."""
         return encode_prompts([self._turn(x) for x in before], self.tokenizer, where="context")
@@ -213,6 +217,11 @@ class ChainSumWorld:
         """(prompt, response) of each row, e.g. ("27=", "a22b79#9<eos>")."""
         spans = zip(rollouts.ids, rollouts.prompt_length.tolist(), rollouts.length.tolist(), strict=True)
         return [(chain_sum.text(ids[:begin]), chain_sum.text(ids[begin:end])) for ids, begin, end in spans]
+
+    def pieces(self, rollouts: Rollouts) -> list[list[str]]:
+        """The text of each token of a row, as in `chain_sum.TOKENS`."""
+        rows = zip(rollouts.ids.tolist(), rollouts.length.tolist(), strict=True)
+        return [[chain_sum.TOKENS[i] for i in ids[:n]] for ids, n in rows]
 
     def encode(self, before: Sequence[Any]) -> list[list[int]]:
         """Token ids of texts such as "27=?9="; ids are taken as they are."""

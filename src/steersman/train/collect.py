@@ -73,9 +73,9 @@ def collect(
         prompts = world.draw(settings.prompts, at.seed, at.step, round_)
         known |= dict(zip(prompts.group.tolist(), prompts.rows, strict=True))
         drawn.append(engine.sample(prompts, settings.drawing, now, at.seed))
-        drawn[-1], graded = _grade(engine, world, drawn[-1], rows_of(drawn[-1]))
+        drawn[-1], graded = grade(engine, world, drawn[-1], rows_of(drawn[-1]))
         counted.add(drawn[-1], graded)
-        part, metrics = _run(stages[:first], drawn[-1], passes, rows_of, now)
+        part, metrics = run_stages(stages[:first], drawn[-1], passes, rows_of, now)
         parts.append(part)
         told.append(metrics)
         kept += len(part.group.unique())
@@ -84,12 +84,12 @@ def collect(
     for stage in stages:
         stage.check_kept(min(kept, settings.prompts), settings.prompts)
     batch = _first_groups(Rollouts.concat(parts), settings.prompts)
-    batch, metrics = _run(stages[first:], batch, passes, rows_of, at)
+    batch, metrics = run_stages(stages[first:], batch, passes, rows_of, at)
     told.append(metrics)
     return Collected(batch, counted.metrics(batch) | _joined(told), rows_of, counted.singletons)
 
 
-def _run(
+def run_stages(
     stages: Sequence[Stage], rollouts: Rollouts, passes: Passes, rows_of: Rows, at: Moment
 ) -> tuple[Rollouts, Metrics]:
     """Apply stages in their order, each after the forward passes that it needs."""
@@ -118,7 +118,7 @@ def _joined(told: Sequence[Metrics]) -> Metrics:
     return {k: sum(t[k] for t in told if k in t) / sum(k in t for t in told) for k in names}
 
 
-def _grade(
+def grade(
     engine: Any, world: World, drawn: Rollouts, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Rollouts, tuple[Graded, ...]]:
     """The rollouts with reward, validity, correctness and answers, graded by all processes together."""

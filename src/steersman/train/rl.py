@@ -28,10 +28,13 @@ from steersman.train.evaluate import Evaluation, evaluate
 from steersman.train.fit import batch_rows
 from steersman.train.loop import Budget, Fitted, Habits, Watch, run_steps
 from steersman.train.passes import Passes, check_parts
+from steersman.train.samples import sample_rows
 from steersman.train.terms import Term
 
 EVERYTHING = frozenset({"policy", "critic"})
 ALL_ONCE = Evaluation()
+SHOWN = 4
+"""Responses of a batch that are written to ``samples.jsonl``."""
 GAP_LIMIT = 1e-4
 """Nats by which sampler and trainer may differ on a token in float32."""
 
@@ -219,22 +222,11 @@ class RLLearner:
             self.say(line)
 
     def _show(self, found: Collected, batch: Rollouts, step: int) -> None:
-        """Write a few responses to ``samples.jsonl``."""
+        """Write a few responses to ``samples.jsonl``, with what the step made of their tokens."""
         due = step % (self.settings.show_every * self.updates) < self.updates
         if self.run is None or not self.engine.main or not due or not len(batch):
             return
-        few = batch.index(slice(0, 4))
-        texts = self.world.texts(few)
-        advantage = few.streams.get("advantage", torch.zeros(few.ids.shape))
-        tokens = few.action.sum(1).clamp(min=1)
-        rows = []
-        for i, (prompt, response) in enumerate(texts):
-            row: dict[str, Any] = {"step": step + 1, "group": int(few.group[i]), "prompt": prompt, "response": response}
-            row |= {"reward": float(few.reward[i])} if few.reward is not None else {}
-            row |= {"correct": bool(few.correct[i])} if few.correct is not None else {}
-            row |= {"answer": few.answer[i]} if few.answer is not None else {}
-            rows.append(row | {"advantage": float(advantage[i].sum() / tokens[i]), "tokens": int(tokens[i])})
-        self.run.append("samples", rows)
+        self.run.append("samples", sample_rows(batch.index(slice(0, SHOWN)), self.world, step + 1))
 
     def evaluate(self) -> dict[str, float]:
         """What the world's held-out prompts say (`evaluate`)."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from steersman.page.figures import Line, Panel
-from steersman.page.strip import Sample, StreamInfo, View
+from steersman.page.tokens import Sample, StreamInfo, View
 from steersman.stats import Interval, t_interval
 from steersman.studies.rdpo.sentiment_claims import BT, RATE, Runs, Settings, last
 from steersman.study.declare import Result

@@ -343,6 +343,20 @@ def test_evaluation_is_the_same_each_time_and_changes_nothing():
     assert 0 <= first["accuracy_low"] <= first["accuracy"] <= first["accuracy_high"] <= 1
 
 
+def test_a_grader_that_fails_in_the_evaluation_leaves_its_answers_on_disk(tmp_path):
+    said: list[str] = []
+    made = toys.learner("grpo", run=RunDir(tmp_path), say=said.append)
+
+    def grade(rollouts: Rollouts, rows: Any) -> Graded:
+        raise RunStopped("the grader failed")
+
+    made.world.grade = grade  # type: ignore[method-assign]
+    with pytest.raises(RunStopped, match="the grader failed"):
+        made.evaluate()
+    assert len(load_rollouts(tmp_path / "rollouts" / "evaluation" / "step-00000000")[1]) == 6
+    assert said[-1].startswith("the rollouts of this evaluation are in")
+
+
 def test_another_budget_seed_is_refused(tmp_path):
     with pytest.raises(UserError, match="is 3, the learner's is 7"):
         rl(toys.learner("grpo"), Budget(steps=1, seed=3), RunDir(tmp_path))

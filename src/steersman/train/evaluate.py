@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steersman.core.component import Moment
 from steersman.core.noise import generator
-from steersman.core.types import STOP_EOS
+from steersman.core.types import STOP_EOS, Rollouts
 from steersman.stats import bootstrap, pass_at_k, wilson
 from steersman.task.world import World
 from steersman.train.engine.work import Drawing
@@ -29,8 +29,12 @@ class Evaluation:
     temperature: float = 1.0
 
 
-def evaluate(engine: Any, world: World, drawing: Drawing, how: Evaluation, seed: int) -> dict[str, float]:
+def evaluate(
+    engine: Any, world: World, drawing: Drawing, how: Evaluation, seed: int, made: list[Rollouts]
+) -> dict[str, float]:
     """Answer and grade the held-out prompts; empty where there are none.
+
+    `made` receives the answers as soon as they exist, so that a caller can save them if the grader fails.
 
     Returns:
         `reward`, `length` (tokens), `ended_share`, `invalid_share`; where the grader says what is correct also
@@ -44,6 +48,7 @@ def evaluate(engine: Any, world: World, drawing: Drawing, how: Evaluation, seed:
     drawing = replace(drawing, samples=how.samples, sampling=sampling)
     own = int(generator(seed, "evaluation").integers(2**31))
     drawn = engine.sample(prompts, drawing, Moment(own), own)
+    made.append(drawn)
     rows = [row for row in prompts.rows for _ in range(how.samples)]
     graded = engine.share(
         len(drawn),

@@ -230,7 +230,9 @@ class RLLearner:
 
     def evaluate(self) -> dict[str, float]:
         """What the world's held-out prompts say (`evaluate`)."""
-        return evaluate(self.engine, self.world, self.settings.drawing, self.settings.evaluation, self.seed)
+        made: list[Rollouts] = []
+        with _OnDisk(self, made, 0, "evaluation"):
+            return evaluate(self.engine, self.world, self.settings.drawing, self.settings.evaluation, self.seed, made)
 
     def state_dict(self) -> dict[str, Any]:
         """Models and optimisers, what stages remember, and the batch if it still serves."""
@@ -249,10 +251,10 @@ class RLLearner:
 
 
 class _OnDisk:
-    """While a step is being made: whatever stops it, its rollouts are written before that is passed on."""
+    """While a step or an evaluation is being made: whatever stops it, its rollouts are written first."""
 
-    def __init__(self, learner: RLLearner, drawn: list[Rollouts], step: int) -> None:
-        self.learner, self.drawn, self.step = learner, drawn, step
+    def __init__(self, learner: RLLearner, drawn: list[Rollouts], step: int, what: str = "step") -> None:
+        self.learner, self.drawn, self.step, self.what = learner, drawn, step, what
 
     def __enter__(self) -> None:
         return None
@@ -261,8 +263,9 @@ class _OnDisk:
         run = self.learner.run
         if error is None or run is None or not self.drawn or not self.learner.engine.main:
             return
-        folder = save_rollouts(run.path / "rollouts", self.step, _bare(self.drawn))
-        self.learner.say(f"the rollouts of this step are in {folder}")
+        root = run.path / "rollouts" / ("" if self.what == "step" else self.what)
+        folder = save_rollouts(root, self.step, _bare(self.drawn))
+        self.learner.say(f"the rollouts of this {self.what} are in {folder}")
 
 
 def _gap(batch: Rollouts) -> dict[str, Tensor]:

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.language import decode_cache
 from steersman.language.decode import generate
 from steersman.language.decode_cache import GROWTH, SharedPrompts, attending_shared, shares_prompts
-from tests.language.models import ALL, tiny
+from tests.language.models import ALL, plain_logp, tiny
 
 HIDDEN_TOLERANCE = 2e-5
 """float32 hidden states of order 1: one token at a time against whole rows."""
@@ -22,6 +23,21 @@ NEW = 2 * GROWTH + 3
 @pytest.mark.parametrize("name", ALL)
 def test_which_models_share_prompts(name: str) -> None:
     assert shares_prompts(tiny(name)) == (name in SHARING)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "mamba"])
+def test_every_architecture_records_the_log_probs_of_a_plain_forward(name: str) -> None:
+    model = tiny(name)
+    r = generate(model, [[5, 6, 7], [8], [9, 1, 4]], max_new_tokens=12, stop_ids=[2, 3], seed=1, samples_per_prompt=4)
+    with torch.no_grad():
+        expected = plain_logp(model, r)[0]
+    assert int(r.action.sum()) > 100
+    assert ((r.logp_behaviour - expected).abs() * r.action).max() < LOGP_TOLERANCE
+
+
+def test_a_model_without_an_attention_cache_is_refused() -> None:
+    with pytest.raises(UserError, match="cannot be copied row by row"):
+        generate(tiny("mamba"), [[5, 6]], max_new_tokens=2, stop_ids=2, seed=1)
 
 
 def stepped(model) -> tuple[torch.Tensor, torch.Tensor]:

@@ -71,9 +71,9 @@ class Forward:
         """Last hidden states ``[N, D]`` where there is a head to draw with, else logits ``[N, V]``; and the cache."""
         if self.head is None:
             out = self.model(ids, logits_to_keep=1, **inputs)
-            return out.logits[:, -1], out.past_key_values
+            return out.logits[:, -1], getattr(out, "past_key_values", None)
         out = self.trunk(ids, **inputs)
-        return out.last_hidden_state[:, -1], out.past_key_values
+        return out.last_hidden_state[:, -1], getattr(out, "past_key_values", None)
 
     def choose(self, u: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens ``[R]`` and their log-probs at the uniform numbers `u`; None = greedy."""

@@ -5,5 +5,6 @@
 
 STUDIES: dict[str, str] = {
     "rdpo": "steersman.studies.rdpo:STUDY",
+    "rl-presets": "steersman.studies.rl_presets:STUDY",
 }
 """Name on the command line -> "module:ATTRIBUTE"."""

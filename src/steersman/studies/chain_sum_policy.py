@@ -17,7 +17,8 @@ from steersman.core.errors import UserError
 from steersman.language.build import SmallModel, build_model
 from steersman.language.decode import generate
 from steersman.language.save import save_model
-from steersman.stats import Interval, wilson
+from steersman.stats import wilson
+from steersman.store.files import read_json, write_json
 from steersman.store.run import RunDir
 from steersman.study.declare import Artefact
 from steersman.task import chain_sum
@@ -34,11 +35,12 @@ SETTINGS: dict[str, Any] = {
     "steps": 1200,
     "batch": 64,
     "seed": 0,
-    "judged": 5000,
+    "judged": 4000,
 }
 """Of the model, its training, and the held-out prompts that it answers at the end."""
 MICRO_TOKENS = 8192
 _JUDGE_SEED = 1
+_JUDGED = "judged.json"
 
 
 def artefact(task: ChainSum | None = None, *, name: str = "policy", **changes: Any) -> Artefact:
@@ -80,25 +82,35 @@ def build_policy(settings: Mapping[str, Any], folder: Path, inputs: Mapping[str,
     learner = SftLearner(model, data, optimiser, MICRO_TOKENS)
     fit(learner, Budget(steps=steps, batch=batch, seed=seed), RunDir(folder / "training"), Habits(log_every=50))
     save_model(model, build_tokenizer(size.context), model_folder(folder))
-    found = sampled_accuracy(model, task, int(settings["judged"]))
-    parameters = sum(p.numel() for p in model.parameters())
+    judged = int(settings["judged"])
+    right = count_right(model, task, judged)
+    write_json(folder / _JUDGED, {"right": right, "judged": judged})
+    found, parameters = wilson(right, judged), sum(p.numel() for p in model.parameters())
     return (
         f"{parameters:,} parameters; sampled, it answers {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of "
-        f"{settings['judged']:,} unseen prompts rightly, its demonstrator {success(task):.3f}"
+        f"{judged:,} unseen prompts rightly, its demonstrator {success(task):.3f}"
     )
 
 
-def sampled_accuracy(model: Any, task: ChainSum, n: int) -> Interval:
-    """Share of `n` unseen prompts without a hint that `model` answers rightly at temperature 1, with Wilson's interval.
+def judged(artefact_folder: Path) -> tuple[int, int]:
+    """What `count_right` found when the policy was built, and of how many prompts."""
+    found = read_json(artefact_folder / _JUDGED)
+    return int(found["right"]), int(found["judged"])
+
+
+def count_right(model: Any, task: ChainSum, n: int) -> int:
+    """How many of `n` unseen prompts without a hint `model` answers rightly, one response each at temperature 1.
+
+    Prompts and noise are the same for every model, and neither is that of training or of a loop's own evaluation.
 
     Args:
         model: a causal language model on the task's tokens.
         task: the knobs.
-        n: number of prompts, >= 1, one response each.
+        n: number of prompts, >= 1.
     """
-    given = chain_sum.prompts(task, n, seed=_JUDGE_SEED, purpose="held-out")
+    given = chain_sum.prompts(task, n, seed=_JUDGE_SEED, purpose="judged")
     drawn = generate(model, given, max_new_tokens=task.max_response, stop_ids=chain_sum.EOS, seed=_JUDGE_SEED)
-    return wilson(int(chain_sum.grade(drawn).parts["correct"].sum()), n)
+    return int(chain_sum.grade(drawn).parts["correct"].sum())
 
 
 def build_tokenizer(context: int | None = None) -> Any:

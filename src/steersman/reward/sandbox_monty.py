@@ -111,8 +111,8 @@ class MontyBackend:
         """A session in which trusted code has run; a worker that had died while idle is passed over."""
         with ExitStack() as stack:
             for left in reversed(range(self._workers + 1)):
-                session = stack.enter_context(self._pool.checkout(limits=self._limits, os_policy=_POLICY))
                 try:
+                    session = stack.enter_context(self._pool.checkout(limits=self._limits, os_policy=_POLICY))
                     session.feed_run(code)
                     break
                 except self._monty.MontyCrashedError:

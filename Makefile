@@ -5,7 +5,7 @@
 # make bench-grpo  the same for a GRPO step; on one GPU: bench/.venv/bin/python bench/grpo.py --gpu
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := text,pretrained,lora,track,dev
+EXTRAS := text,code,pretrained,lora,track,dev
 
 .PHONY: demo test lint bench-dpo bench-grpo clean
 

@@ -14,7 +14,6 @@ from steersman.core.component import Moment, Stage
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.types import STOP_LENGTH, Rollouts
 from steersman.objective.advantage.group import group_counts
-from steersman.reward.answer import STATUSES
 from steersman.reward.verifiable import Graded
 from steersman.task.world import World
 from steersman.train.passes import Passes, Rows
@@ -152,11 +151,13 @@ class _Counted:
     def __init__(self) -> None:
         self.rollouts: list[Rollouts] = []
         self.status: list[Tensor] = []
+        self.names: tuple[str, ...] = ()
 
     def add(self, rollouts: Rollouts, graded: Sequence[Graded]) -> None:
         self.rollouts.append(replace(rollouts, streams={}))
         status = [g.scores.parts["status"] for g in graded if "status" in g.scores.parts]
         self.status += [torch.cat(status).cpu()] if status else []
+        self.names = graded[0].statuses if graded else self.names
 
     @property
     def singletons(self) -> int:
@@ -192,5 +193,5 @@ class _Counted:
             told["accuracy"] = float((whole.correct & valid).sum()) / good
         if self.status:
             status = torch.cat(self.status)
-            told |= {f"status/{s}": float((status == i).sum()) / n for i, s in enumerate(STATUSES)}
+            told |= {f"status/{s}": float((status == i).sum()) / n for i, s in enumerate(self.names)}
         return told

@@ -1,6 +1,7 @@
 """Names that other code imports: they exist, and their arguments are called what users were told."""
 
 import inspect
+from importlib import import_module
 
 import pytest
 import torch
@@ -102,3 +103,29 @@ def test_an_advantage_a_row_is_refused(name: str) -> None:
     old = {"logp_old": tokens} if "logp_old" in wanted else {}
     with pytest.raises(UserError):
         getattr(policy, name)(logp=tokens, advantage=torch.zeros(2), **old, **rest)
+
+
+METHODS = {
+    "objective.advantage.adora.adora_weights": "correct length group truncated criterion mode tau weight preset "
+    "no_valid_failure normalize",
+    "objective.select.d3s.max_variance": "advantage n group scope balance noise",
+    "objective.select.d3s.top_tokens": "score mask fraction noise",
+    "objective.select.filtration.rank_weights": "reward group strategy threshold noise zero_variance",
+    "reward.reliability.r_squared": "reward score bins",
+    "reward.reliability.null_r_squared": "rho2 strategy n reward group",
+}
+DEFAULTS = {
+    "adora_weights": {"criterion": "both", "mode": "amplify", "tau": 0.5, "no_valid_failure": "advantage"},
+    "max_variance": {"scope": "batch", "balance": False, "noise": None},
+    "rank_weights": {"threshold": None, "noise": None, "zero_variance": "drop"},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_that_select_and_reweigh(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    function = getattr(import_module(f"steersman.{module}"), attribute)
+    names = METHODS[name].split()
+    assert leading(function, len(names)) == names
+    known = inspect.signature(function).parameters
+    assert {k: known[k].default for k in DEFAULTS.get(attribute, {})} == DEFAULTS.get(attribute, {})

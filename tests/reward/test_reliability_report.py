@@ -37,6 +37,7 @@ def test_an_equally_reliable_reward_has_no_excess():
         assert line.r2_low < line.r2 < line.r2_high
         assert line.excess == pytest.approx(line.r2 - line.null, abs=EXACT)
         assert (line.prompts, line.reason) == (4000, "")
+    assert (report.choose(), report.choose("r2")) == ("none", "bw")
 
 
 def test_a_reward_that_is_reliable_at_its_ends_has_excess():
@@ -46,6 +47,15 @@ def test_a_reward_that_is_reliable_at_its_ends_has_excess():
     assert report.choose() == report.choose("r2") == "bw"
     middle, ends = report.curve[4], (report.curve[0], report.curve[9])
     assert all(middle.unexplained > 5 * end.unexplained for end in ends)
+
+
+def test_a_large_excess_alone_is_no_reason():
+    """A reward that is reliable for good responses only: the best of each prompt have most excess and little R^2."""
+    report = reward_reliability(*responses(lambda r: np.where(r < 0.5, 1.2, 0.3)), resamples=200)
+    best, best_worst = report.table[1], report.table[3]
+    assert best.excess > best_worst.excess
+    assert best.r2 < best_worst.r2
+    assert report.choose() != "bon"
 
 
 def test_one_line_by_hand():

@@ -16,6 +16,7 @@ from steersman.core.errors import UserError
 from steersman.objective.select.filtration import Threshold
 from steersman.reward.reliability import (
     CLOSED,
+    ROUNDING,
     bin_of,
     from_sums,
     moments,
@@ -83,17 +84,23 @@ class ReliabilityReport:
     resamples: int
 
     def choose(self, by: str = "excess") -> str:
-        """The filter of largest `excess`, or of largest "r2" as the paper chooses.
+        """The filter of largest R^2 among those whose excess is surely above 0; "none" where the range explains all.
+
+        A large excess alone is no reason: one-sided filters can have it and leave too little contrast to learn from.
+
+        Args:
+            by: "excess" as said, or "r2": the largest R^2 whatever its null, as the paper chooses.
 
         Raises:
-            UserError: an unknown criterion, or no filter for which it is defined.
+            UserError: an unknown criterion, or no filter for which R^2 is defined.
         """
         if by not in ("excess", "r2"):
             raise UserError(f"unknown criterion {by!r}", where="choose, by", allowed="excess, r2")
-        known = [line for line in self.table if not math.isnan(getattr(line, by))]
+        known = [line for line in self.table if not math.isnan(line.r2)]
         if not known:
             raise UserError("no filter has a defined value", where="choose", cure="Give scores and rewards that vary.")
-        return max(known, key=lambda line: float(getattr(line, by))).strategy
+        sure = known if by == "r2" else [line for line in known if line.excess_low > ROUNDING]
+        return max(sure, key=lambda line: line.r2).strategy if sure else "none"
 
 
 def reward_reliability(

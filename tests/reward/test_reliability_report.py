@@ -92,7 +92,7 @@ def test_thresholds_and_undefined_lines():
     assert none.r2 == pytest.approx(1, abs=EXACT)
     assert (top.reason, bon.reason) == ("the filter keeps nothing", "all rewards are equal")
     assert all(math.isnan(x) for x in (top.r2, top.r2_low, top.null, top.excess, bon.r2, bon.slope))
-    assert (top.prompts, bon.prompts) == (0, 2)
+    assert (top.prompts, top.rows, bon.prompts, bon.rows) == (0, 0, 2, 2)
     assert report.choose("r2") == "none"
     with pytest.raises(UserError, match="unknown criterion"):
         report.choose("binned")

@@ -7,7 +7,6 @@ Source: arXiv 2602.10019.
 
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -96,12 +95,11 @@ class ADORA(Stage):
 
 def _permuted(w: Tensor, group: Tensor, signal: Tensor, at: Moment) -> Tensor:
     """The weights of the groups with an advantage, dealt out among them at random."""
-    ids, first = np.unique(group[signal].cpu().numpy(), return_index=True)
-    order = group_noise(torch.from_numpy(ids), at, "adora/permuted")[:, 0].argsort()
-    dealt = w[signal][torch.from_numpy(first)][order]
-    out = w.clone()
-    out[signal] = dealt[torch.searchsorted(torch.from_numpy(ids), group[signal])]
-    return out
+    ids, place = torch.unique(group[signal], return_inverse=True)
+    of_group = w.new_zeros(ids.numel())
+    of_group[place] = w[signal]
+    dealt = of_group[group_noise(ids, at, "adora/permuted")[:, 0].argsort()]
+    return w.masked_scatter(signal, dealt[place])
 
 
 def _metrics(found: Tensor, w: Tensor, correct: Tensor, length: Tensor, group: Tensor, signal: Tensor) -> Metrics:

@@ -45,7 +45,7 @@ class Reliability:
         null: expected from the range alone, and `excess` = r2 - null with its interval.
         slope: score gained for a unit of reward.
         variance: of the rewards that the filter keeps.
-        prompts: that it keeps.
+        rows, prompts: that it can draw.
     """
 
     strategy: str
@@ -59,6 +59,7 @@ class Reliability:
     excess_high: float
     slope: float
     variance: float
+    rows: int
     prompts: int
     reason: str
 
@@ -187,6 +188,7 @@ def _line(
         excess_high=excess_high,
         slope=float(slope) if not reason else math.nan,
         variance=float(of_r[0]),
+        rows=int(kept.sum()),
         prompts=len(np.unique(place[kept])),
         reason=reason,
     )

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steersman.core.errors import UserError
-from steersman.objective.advantage.segment import EQUAL, Groups, by_group
+from steersman.objective.advantage.segment import Groups, by_group
 
 FilterName = Literal["none", "bon", "br", "bw", "pow-1", "pow-2", "pow-3", "top", "top-random", "top-bottom"]
 STRATEGIES: tuple[str, ...] = get_args(FilterName)
@@ -22,6 +22,8 @@ RANKED = ("bon", "br", "bw")
 """Strategies that go by rank alone, which means nothing in a group of equal rewards."""
 FULL_SUPPORT = ("none", "br", "pow-1", "pow-2", "pow-3")
 """Strategies under which every response can be drawn."""
+ROUNDING = 1e-6
+"""Expected numbers of draws this close to a whole one count as whole."""
 ZeroVariance = Literal["drop", "random", "keep_all"]
 Threshold = float | int | tuple[float, float] | None
 
@@ -82,7 +84,7 @@ def rank_weights(
             same as keep_all without noise), or weigh all alike.
 
     Returns:
-        ``[N]`` float64, the sum 1 in each group that is kept and 0 in one that is not.
+        ``[N]`` float32 (float64 for float64 rewards), the sum 1 in each group that is kept and 0 in one that is not.
 
     Raises:
         UserError: NaN or infinite rewards, rewards outside [-1, 1] under pow-k, thresholds that do not fit, unknown
@@ -99,9 +101,9 @@ def rank_weights(
     if noise is not None and noise.shape != reward.shape:
         raise UserError(f"noise has shape {tuple(noise.shape)} for {reward.shape[0]} rows", where="rank_weights, noise")
     if strategy in RANKED:
-        return _ranked(g, strategy, noise, zero_variance)
+        return _ranked(g, strategy, noise, zero_variance).to(g.dtype)
     if strategy == "none":
-        return 1 / g.size
+        return (1 / g.size).to(g.dtype)
     if strategy.startswith("pow"):
         bad = g.score.abs() > 1
         if bool(bad.any()):
@@ -120,7 +122,7 @@ def rank_weights(
             coin = torch.full_like(raw, 0.5) if noise is None else (noise < 0.5).to(raw)
             raw = torch.where(g.score > upper, raw, coin)
     total = g.total(raw)
-    return torch.where(total > 0, raw / total.clamp(min=torch.finfo(raw.dtype).tiny), 0.0)
+    return torch.where(total > 0, raw / total.clamp(min=torch.finfo(raw.dtype).tiny), 0.0).to(g.dtype)
 
 
 def _ranked(g: Groups, strategy: str, noise: Tensor | None, zero_variance: str) -> Tensor:
@@ -204,7 +206,7 @@ def draw_rows(
     place = torch.unique(group, return_inverse=True)[1]
     rows, position = within(place, order)
     place, first = place[rows], (position == 0)[rows]
-    w, d, points = weight[rows], draws[rows], noise[rows]
+    w, d, points = weight[rows].double(), draws[rows], noise[rows].double()
 
     def running(x: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of `x` up to each row of its group, and over the group."""
@@ -215,17 +217,17 @@ def draw_rows(
 
     if sample:
         edges, total = running(w)
-        edges = torch.where(total > 0, edges / total.clamp(min=EQUAL), 1.0).clamp(max=1)
+        edges = torch.where(total > 0, edges / total.clamp(min=ROUNDING), 1.0).clamp(max=1)
         drawn = (position[rows] < d) & (total > 0)
         found = torch.searchsorted(place + edges, (place + points)[drawn], right=True)
         copies = torch.bincount(torch.minimum(found, _last(place)[drawn]), minlength=len(w))
     else:
         expected = d * w
-        whole = (expected + EQUAL).floor()
-        rest = torch.where(expected - whole > EQUAL, expected - whole, 0.0)
+        whole = (expected + ROUNDING).floor()
+        rest = torch.where(expected - whole > ROUNDING, expected - whole, 0.0)
         edges, total = running(rest)
         m = total.round()
-        edges = torch.where(total > 0, edges * (m / total.clamp(min=EQUAL)), 0.0)
+        edges = torch.where(total > 0, edges * (m / total.clamp(min=ROUNDING)), 0.0)
         start = torch.zeros_like(points).index_add(0, place, points * first)[place]
         below = (edges - start).ceil().clamp(min=0)  # draws start, start + 1, ... that are below the edge
         below = torch.minimum(below, m)

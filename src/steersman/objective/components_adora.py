@@ -43,12 +43,12 @@ class ADORA(Stage):
     stream: Literal["advantage_row", "advantage"] = Field(
         "advantage_row", description="the advantage there is when it runs: of responses, or of tokens only (gae)"
     )
-    criterion: Criterion = "both"
-    mode: Strategy = "amplify"
-    tau: float = Field(0.5, ge=0, le=1)
+    criterion: Criterion = Field("both", description="what makes a prompt advantageous")
+    mode: Strategy = Field("amplify", description="advantageous prompts weigh more, or the others less")
+    tau: float = Field(0.5, ge=0, le=1, description="largest share of right answers of a difficult prompt")
     weight: NotNegative | None = Field(None, description="absent = 2 under amplify, 0.1 under attenuate")
     preset: Preset | None = Field(None, description="a released program, exactly; absent = our rules")
-    no_valid_failure: NoValidFailure = "advantage"
+    no_valid_failure: NoValidFailure = Field("advantage", description="where every wrong response was cut")
     normalize: Literal["mean1"] | None = Field(None, description="mean weight 1 over rows with an advantage")
     permuted: bool = Field(False, description="control: the same weights on random groups")
 

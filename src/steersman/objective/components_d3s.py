@@ -24,6 +24,8 @@ from steersman.objective.select.tokens import in_and_out, in_loss, weigh
 
 Part = Annotated[float, Field(gt=0, le=1)]
 Denominator = Literal["kept", "full"]
+DENOMINATOR = "what the loss is divided by: tokens kept, or all before it"
+AGGREGATE = 'mode of the loss\'s aggregation; read only with denominator "full"'
 
 
 def row_advantage(rollouts: Rollouts, mask: Tensor) -> Tensor:
@@ -35,29 +37,24 @@ def row_advantage(rollouts: Rollouts, mask: Tensor) -> Tensor:
     return (total / mask.sum(1).clamp(min=1)).to(tokens.dtype)
 
 
-class _DownSample(Stage):
-    """A stage whose share moves linearly from `start` at the first step to `end` at the last."""
+def _weighed(stage: "D3SRows | D3STokens", rollouts: Rollouts, mask: Tensor, kept: Tensor) -> Rollouts:
+    """The rollouts with weight 1 at the kept tokens of the mask, rescaled under denominator "full", 0 elsewhere."""
+    weight = kept.float()
+    if stage.denominator == "full":
+        weight = weight * d3s.full_denominator(mask, kept, stage.aggregate, rollouts.group)[:, None]
+    return weigh(rollouts, weight)
+
+
+class D3SRows(Stage):
+    """Keeps the rows whose advantages have the largest variance (arXiv 2509.22115) and drops the others.
+
+    The share moves linearly from `start` to `end` over the run. Only rows with a token in the loss compete. If all
+    their advantages are 0 nothing is kept, and the loop skips and counts the step. ``by = "random"`` is the control of
+    equal cost.
+    """
 
     needs = ("advantage",)
     gives = ("token_weight",)
-    denominator: Denominator = Field("kept", description="what the loss is divided by: tokens kept, or all before it")
-    aggregate: Mode = Field("token_mean", description='mode of the loss\'s aggregation; read only with "full"')
-
-    def weighed(self, rollouts: Rollouts, mask: Tensor, kept: Tensor) -> Rollouts:
-        """The rollouts with the weights of kept tokens, rescaled under "full"."""
-        weight = kept.float()
-        if self.denominator == "full":
-            weight = weight * d3s.full_denominator(mask, kept, self.aggregate, rollouts.group)[:, None]
-        return weigh(rollouts, weight)
-
-
-class D3SRows(_DownSample):
-    """Keeps the rows whose advantages have the largest variance (arXiv 2509.22115) and drops the others.
-
-    Only rows with a token in the loss compete. If all their advantages are 0 nothing is kept, and the loop skips and
-    counts the step. ``by = "random"`` is the control of equal cost.
-    """
-
     kind: Literal["d3s_rows"] = "d3s_rows"
     start: Part = Field(0.25, description="share of the rows kept at the first step")
     end: Part = Field(0.5, description="share kept at the last step; equal to start = static")
@@ -65,6 +62,8 @@ class D3SRows(_DownSample):
     by: Literal["variance", "random"] = Field("variance", description="random = control")
     balance: bool = Field(False, description="as many positive as negative advantages, as far as there are")
     drop_zero: bool = Field(False, description="rows of advantage 0 never fill up")
+    denominator: Denominator = Field("kept", description=DENOMINATOR)
+    aggregate: Mode = Field("token_mean", description=AGGREGATE)
 
     def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Drop rows (`select.d3s.max_variance`)."""
@@ -79,7 +78,7 @@ class D3SRows(_DownSample):
             kept = open_[self._rows(a[open_], rollouts.group[open_], part, int(there.sum()), noise)]
         chosen = torch.zeros_like(there)
         chosen[kept] = True
-        left = self.weighed(rollouts, mask, mask & chosen[:, None]).index(kept)
+        left = _weighed(self, rollouts, mask, mask & chosen[:, None]).index(kept)
         of = a[kept].double()
         told = {
             "share": part,
@@ -103,17 +102,20 @@ class D3SRows(_DownSample):
         return d3s.max_variance(a, n, group, self.scope, self.balance, noise)
 
 
-class D3STokens(_DownSample):
+class D3STokens(Stage):
     """Keeps the tokens of largest |A| H among those still in the loss, pooled over the batch (arXiv 2509.22115).
 
     The entropy is that of the policy at rollout weights. Where it is 0 at every token, |A| decides. If all advantages
     are 0 nothing is kept, and the loop skips and counts the step. The other scores are controls.
     """
 
+    gives = ("token_weight",)
     kind: Literal["d3s_tokens"] = "d3s_tokens"
     start: Part = Field(0.2, description="share of the tokens kept at the first step")
     end: Part = Field(0.5, description="share kept at the last step; equal to start = static")
     score: d3s.TokenScore = Field("advantage_entropy", description="what tokens compete by")
+    denominator: Denominator = Field("kept", description=DENOMINATOR)
+    aggregate: Mode = Field("token_mean", description=AGGREGATE)
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # of the instance: some scores need no entropy
@@ -134,7 +136,7 @@ class D3STokens(_DownSample):
             kept = mask
         else:
             kept = d3s.top_tokens(self._score(a, entropy, mask, noise), mask, part, noise)
-        out = self.weighed(rollouts, mask, kept)
+        out = _weighed(self, rollouts, mask, kept)
         told = {"share": part, "silent": float(silent and bool(mask.any()))}
         if entropy is not None:
             told |= {"entropy_in": share(entropy[mask], mask), "entropy_out": share(entropy[kept], kept)}

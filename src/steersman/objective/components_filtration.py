@@ -36,7 +36,7 @@ class PFPPO(Stage):
     """
 
     kind: Literal["pf_ppo"] = "pf_ppo"
-    strategy: filtration.FilterName = "br"
+    strategy: filtration.FilterName = Field("br", description="which responses of a prompt are learnt from")
     upper: Finite | None = Field(None, description="rewards above it are kept: top, top-random, top-bottom")
     lower: Finite | None = Field(None, description="rewards below it are kept: top-bottom")
     draws: int | None = Field(

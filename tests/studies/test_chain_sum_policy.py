@@ -50,7 +50,7 @@ def test_a_built_policy_is_an_ordinary_model_folder(tmp_path: Path) -> None:
     folder = policy.model_folder(tmp_path / "a")
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert stop_ids(model, tokenizer) == (chain_sum.EOS,)
-    assert policy.judged(tmp_path / "a") == (policy.count_right(model, ChainSum(), 20), 20)
+    assert policy.judged(tmp_path / "a") == (policy.count_right(model, ChainSum(), 20, 24), 20)
     build(made, tmp_path / "b")
     again = load_model(policy.model_folder(tmp_path / "b"))
     assert all(torch.equal(x, again.state_dict()[n]) for n, x in model.state_dict().items())
@@ -82,6 +82,6 @@ def test_judging_counts_right_answers() -> None:
     for error in (0.0, 0.12):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(policy, "generate", Sums(error))
-            counts.append(policy.count_right(None, ChainSum(), 400))
+            counts.append(policy.count_right(None, ChainSum(), 400, 18))
     assert counts[0] == 400
     assert 150 < counts[1] < 280

@@ -14,7 +14,7 @@ from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_checks import check_method
 from steersman.store.run import RunDir
 from steersman.studies import chain_sum_policy, rl_presets
-from steersman.studies.rl_presets import arms, claims, show
+from steersman.studies.rl_presets import arms, claims, show, training
 from steersman.studies.rl_presets.claims import FOUR, ONE, PLAIN
 from steersman.studies.rl_presets.evidence import above, each_above, within
 from steersman.study.declare import Cell, Finding, Result
@@ -162,7 +162,7 @@ def test_learning_is_a_gain_of_more_than_was_said(id: str, name: str, accuracy: 
 def test_dapo_is_compared_at_equal_batches_and_at_equal_tokens() -> None:
     found = results({PLAIN: seeds(0.97), "dapo": [value(0.985, steps=5.0, dapo=True, seed=9 + s) for s in range(5)]})
     ratio = CLAIMS["D1"].measure(found)
-    assert ratio.estimate.value == pytest.approx(5.0)
+    assert (ratio.estimate.value, ratio.n) == (pytest.approx(5.0), 5)
     assert word(CLAIMS["D2"].measure(found)) == "for"
     assert word(CLAIMS["D3"].measure(found)) == "against"
     both = {d.metric: d.estimate.value for d in show.differences(found) if d.a == "dapo"}
@@ -214,3 +214,12 @@ def test_figures_and_sentence() -> None:
     assert "At equal generated tokens DAPO was" in show.sentence(found)
     assert show.show([]).panels == ()
     assert show.sentence([]) == "Nothing has been run yet."
+
+
+def test_a_run_is_judged_with_the_room_it_was_trained_with(policy: Path, tmp_path: Path) -> None:
+    asked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "count_right", lambda model, task, n, room: asked.append(room) or 0)
+        rl_presets.run(cell(PLAIN), RunDir(tmp_path / "run"), {arms.POLICY: policy})
+    settings = chain_sum_policy.artefact().settings
+    assert asked == [arms.ROOM] == [18 + settings["spare"]]

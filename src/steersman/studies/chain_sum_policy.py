@@ -36,8 +36,10 @@ SETTINGS: dict[str, Any] = {
     "batch": 64,
     "seed": 0,
     "judged": 4000,
+    "spare": 6,
 }
-"""Of the model, its training, and the held-out prompts that it answers at the end."""
+"""Of the model and its training; the unseen prompts that it answers at the end, and the tokens that a response may then
+have beyond the demonstrator's longest, since trained policies may write more without being wrong."""
 MICRO_TOKENS = 8192
 _JUDGE_SEED = 1
 _JUDGED = "judged.json"
@@ -83,7 +85,7 @@ def build_policy(settings: Mapping[str, Any], folder: Path, inputs: Mapping[str,
     fit(learner, Budget(steps=steps, batch=batch, seed=seed), RunDir(folder / "training"), Habits(log_every=50))
     save_model(model, build_tokenizer(size.context), model_folder(folder))
     judged = int(settings["judged"])
-    right = count_right(model, task, judged)
+    right = count_right(model, task, judged, task.max_response + int(settings["spare"]))
     write_json(folder / _JUDGED, {"right": right, "judged": judged})
     found, parameters = wilson(right, judged), sum(p.numel() for p in model.parameters())
     return (
@@ -98,7 +100,7 @@ def judged(artefact_folder: Path) -> tuple[int, int]:
     return int(found["right"]), int(found["judged"])
 
 
-def count_right(model: Any, task: ChainSum, n: int) -> int:
+def count_right(model: Any, task: ChainSum, n: int, room: int) -> int:
     """How many of `n` unseen prompts without a hint `model` answers rightly, one response each at temperature 1.
 
     Prompts and noise are the same for every model, and neither is that of training or of a loop's own evaluation.
@@ -107,9 +109,10 @@ def count_right(model: Any, task: ChainSum, n: int) -> int:
         model: a causal language model on the task's tokens.
         task: the knobs.
         n: number of prompts, >= 1.
+        room: most tokens of a response.
     """
     given = chain_sum.prompts(task, n, seed=_JUDGE_SEED, purpose="judged")
-    drawn = generate(model, given, max_new_tokens=task.max_response, stop_ids=chain_sum.EOS, seed=_JUDGE_SEED)
+    drawn = generate(model, given, max_new_tokens=room, stop_ids=chain_sum.EOS, seed=_JUDGE_SEED)
     return int(chain_sum.grade(drawn).parts["correct"].sum())
 
 

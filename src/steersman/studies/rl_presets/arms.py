@@ -13,14 +13,16 @@ from typing import Any
 from steersman.core.config import dump
 from steersman.core.errors import UserError
 from steersman.recipes.rl import RLRecipe
+from steersman.studies.chain_sum_policy import SETTINGS
 from steersman.studies.rl_presets.claims import FOUR, ONE, PARTS, PLAIN, PRESET_ARMS
 from steersman.study.declare import Arm, Cell, ModeName
+from steersman.task.chain_sum import ChainSum
 
 BATCHES = 60
 QUICK_BATCHES = 30
 PROMPTS, SAMPLES, LR = 32, 8, 3e-4
-ROOM = 24
-"""Most tokens of a response; the task needs 18, so DAPO's fine for length (the last fifth) is for rambling only."""
+ROOM = ChainSum().max_response + SETTINGS["spare"]
+"""Most tokens of a response: 24. The task needs 18, so DAPO's fine for length (the last fifth) is for rambling only."""
 QUICK_ARMS = ("dr_grpo", "rloo", "dapo", "ppo")
 SEEDS = {"quick": 3, "full": 8}
 PLAIN_SEEDS = {"quick": 5, "full": 8}

@@ -57,7 +57,8 @@ def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str,
     rows = RunDir(outcome.folder).read("metrics")
     batches = _batches(rows)
     model = load_model(outcome.folder / "model")
-    right = count_right(model, ChainSum.model_validate(_knobs(cell.arm.settings["task"])), int(task["judged"]))
+    knobs = ChainSum.model_validate(_knobs(cell.arm.settings["task"]))
+    right = count_right(model, knobs, int(task["judged"]), recipe.rollout.max_new_tokens)
     return {
         "start": list(judged(policy)),
         "final": [right, int(task["judged"])],

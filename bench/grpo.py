@@ -15,7 +15,8 @@ The comparison is void (exit code 1) unless both sides agree on each completion'
 to 1e-5 and on the loss after three updates on fixed completions to 1e-4; and unless the log-probs that our decoder
 recorded are TRL's to 1e-4 on every token. A completion's log-prob is a sum in float64 of single tokens, and differences
 are relative to the largest of the batch (see dpo.py). In bfloat16 both forwards round to 8 bits; there 2^-8 takes the
-place of each bound but that of the advantages, and what the decoder recorded is held to it in the mean.
+place of each bound but that of the advantages, and what the decoder recorded is held to it in the mean, relative to a
+token's share of the largest.
 
 The arithmetic limit is the matrix products that each part cannot do without, at the rate of a large product of the same
 type on the same machine: every prompt once, every completion token once, the head for completion tokens only.
@@ -298,7 +299,11 @@ def agreement(case: Case, sides: dict[str, Side], rows: Rollouts) -> dict[str, f
     }
     bounds = {
         "logp_difference_relative": HALF if case.half else TOLERANCE,
-        "decoder_difference_mean" if case.half else "decoder_difference_nats": HALF if case.half else GAP_TOLERANCE,
+        **(
+            {"decoder_difference_mean": HALF * largest / NEW}
+            if case.half
+            else {"decoder_difference_nats": GAP_TOLERANCE}
+        ),
         "advantage_difference": TOLERANCE,
         "loss_difference": HALF if case.half else LOSS_TOLERANCE,
     }

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersman.core.errors import UserError
+from steersman.page.html import shell
 from steersman.page.theme import STEPS, marks
 from steersman.page.tokens import KEPT, Sample, StreamInfo, View, as_json, bounds, from_json, token_view
 
@@ -141,3 +142,163 @@ def test_what_does_not_fit_the_tokens_is_refused(wrong, said):
 def test_a_stream_that_nobody_described_is_refused():
     with pytest.raises(UserError, match="'log-ratio' is not described"):
         token_view([_sample()], [WEIGHT], marks(["dpo"]))
+
+
+# In a browser ----------------------------------------------------------------------------------------------------
+
+ARMS = ("grpo", "d3s", "pf-ppo")
+TOKENS = ("2", "7", "=", "a", "2", "2", "b", "7", "9", "\n", "<eos>")
+
+
+def _rollouts():
+    """Four responses to two prompts under three methods that choose differently."""
+    found = []
+    for k in range(4):
+        advantage = (None,) * 3 + (0.5 - k,) * 8
+        entropy = (None,) * 3 + tuple(0.1 * i for i in range(8))
+        streams = {"log-ratio": advantage, "weight": entropy}
+        some = tuple(i >= 3 and i % 2 == 0 for i in range(11))
+        views = (
+            View("grpo", streams, (False,) * 11),
+            View("d3s", streams, some, 0 if k == 0 else 1),
+            View("pf-ppo", {"log-ratio": advantage}, (False,) * 11, 0 if k == 0 else k),
+        )
+        notes = (("reward", str(k % 2)),)
+        found.append(Sample(f"response {k}", TOKENS, 3, views, (5, 8), notes=notes, group=str(k // 2)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokens") / "index.html"
+    path.write_text(shell("Tokens", token_view(_rollouts(), [RATIO, WEIGHT], marks(ARMS))), "utf-8")
+    return path.as_uri()
+
+
+CHOSEN = ".pick [aria-checked=true]"
+COLOURS = "() => [...document.querySelectorAll('.flow .t')].map(e => getComputedStyle(e).backgroundColor)"
+HATCHED = "e => getComputedStyle(e).backgroundImage.includes('repeating-linear-gradient')"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_methods_stand_aligned_under_the_same_tokens(open_page, address, width, scheme):
+    view, trouble = open_page(address, width, scheme)
+    assert view.locator(".where").inner_text() == "2 of 4"  # the first one that all methods use
+    columns = view.locator(".flow .col")
+    assert columns.count() == len(TOKENS)
+    names = view.locator(".gutter .col").first.locator(".t")
+    for k, arm in enumerate(ARMS):
+        cell, name = columns.nth(0).locator(".t").nth(k).bounding_box(), names.nth(k)
+        assert name.inner_text() == arm
+        assert name.bounding_box()["y"] == pytest.approx(cell["y"], abs=1)
+    lines = {round(c.bounding_box()["y"]) for c in columns.all()}
+    assert view.locator(".gutter .col").count() == len(lines)
+    assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert len(set(view.evaluate(COLOURS))) > 1
+    assert not trouble
+    view.close()
+
+
+@pytest.mark.browser
+def test_dropped_tokens_are_hatched_whatever_the_stream_and_decisive_ones_underlined(open_page, address):
+    view, trouble = open_page(address)
+    column = view.locator(".flow .col")
+    for key in ("1", "2", "3"):
+        view.keyboard.press(key)
+        assert [c.evaluate(HATCHED) for c in column.nth(4).locator(".t").all()] == [False, True, False]
+        assert [c.evaluate(HATCHED) for c in column.nth(5).locator(".t").all()] == [False, False, False]
+    assert view.locator(CHOSEN).inner_text().endswith("kept")
+    assert [view.locator(".tok.true").nth(k).inner_text() for k in range(2)] == ["2", "9"]
+    heads = view.locator(".viewhead").all_inner_texts()
+    assert "4 of 8 tokens kept, 1 of 2 decisive among them" in heads[1]
+    assert not trouble
+    view.close()
+
+
+@pytest.mark.browser
+def test_keys_choose_layout_numbers_stream_and_sample(open_page, address):
+    view, trouble = open_page(address)
+    first = view.evaluate(COLOURS)
+    view.keyboard.press("2")
+    assert view.locator(CHOSEN).inner_text().endswith("weight")
+    assert view.evaluate(COLOURS) != first
+    assert "weight was not recorded here" in view.locator(".viewhead").nth(2).inner_text()
+    view.keyboard.press("n")
+    shown = "e => getComputedStyle(e, '::after').content.split(' /')[0]"
+    cells = view.locator(".flow .col").nth(6).locator(".t").all()
+    assert [c.evaluate(shown) for c in cells] == ['"0.30"', '"0.30"', '""']  # missing is nothing, not 0
+    view.keyboard.press("a")
+    assert view.locator(".flow").count() == 0
+    assert view.locator(".text-view .view").count() == 3
+    assert view.locator(".view").nth(1).locator(".t").nth(4).evaluate(HATCHED)
+    view.keyboard.press("n")
+    struck = "e => getComputedStyle(e).textDecorationLine"
+    assert [view.locator(".view").nth(1).locator(".t").nth(i).evaluate(struck) for i in (4, 5)] == [
+        "line-through",
+        "none",
+    ]
+    view.keyboard.press("ArrowLeft")
+    assert view.locator(".view.gone").count() == 2
+    assert view.locator(".view").nth(1).locator(".viewhead").inner_text().endswith("response dropped")
+    for name in ("aligned", "numbers"):
+        assert view.locator(".switch button", has_text=name).get_attribute("aria-pressed") == "false"
+    assert not trouble
+    view.close()
+
+
+@pytest.mark.browser
+def test_the_map_leads_to_a_response_and_says_what_each_method_does_with_it(open_page, address):
+    view, trouble = open_page(address)
+    columns = view.locator(".map button.col")
+    assert columns.count() == 4
+    assert "d3s: response dropped" in columns.nth(0).get_attribute("aria-label")
+    assert "pf-ppo: used 3 times" in columns.nth(3).get_attribute("aria-label")
+    assert columns.nth(3).inner_text() == "×3"
+    assert [c.evaluate("e => e.classList.contains('next')") for c in columns.all()] == [False, False, True, False]
+    columns.nth(3).hover()
+    said = view.locator(".tip").inner_text()
+    assert "response 3, reward 1" in said
+    assert "4 of 8 tokens kept" in said
+    columns.nth(3).click()
+    assert view.locator(".title").inner_text() == "response 3"
+    assert columns.nth(3).get_attribute("aria-current") == "true"
+    assert view.locator(".notes").inner_text() == "reward 1"
+    assert not trouble
+    view.close()
+
+
+@pytest.mark.browser
+def test_hover_and_walking_tell_all_numbers_of_a_token_under_all_methods(open_page, address):
+    view, trouble = open_page(address)
+    view.locator(".flow .col").nth(6).hover()
+    tip = view.locator(".tip")
+    said = tip.inner_text()
+    assert "position 6, response token 4, not decisive" in said
+    assert re.search(r"log-ratio \(nats\)\s+−0.5000\n", said)  # the same for all methods
+    assert re.search(r"weight\s+0.3000\s+0.3000\s+–", said)
+    assert re.search(r"dropped\s+no\s+yes\s+no", said)
+    view.mouse.move(5, 5)
+    assert tip.is_hidden()
+    view.keyboard.press("Shift+ArrowRight")
+    view.keyboard.press("Shift+ArrowRight")
+    assert "position 1, prompt" in tip.inner_text()
+    assert view.locator(".flow .col.at").count() == 1
+    assert tip.get_attribute("role") == "status"  # so that it is read out
+    assert not trouble
+    view.close()
+
+
+@pytest.mark.browser
+def test_a_tap_on_a_small_screen_stays_on_it(browser, address):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    view = context.new_page()
+    view.goto(address)
+    view.locator(".flow .col").nth(10).tap()
+    box = view.locator(".tip").bounding_box()
+    assert "position 10" in view.locator(".tip").inner_text()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()

@@ -1,7 +1,5 @@
 """The list of studies: cards that can be searched."""
 
-import shutil
-
 import pytest
 
 from steersman.study.catalogue import Card, index_page, render_index
@@ -40,26 +38,14 @@ def test_no_studies(tmp_path):
 
 
 @pytest.mark.browser
-def test_search(tmp_path):
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=chromium, args=[*flags, "--disable-component-update", "--disable-sync"]
-        )
-        view = browser.new_page(viewport={"width": 390, "height": 800})
-        trouble = []
-        view.on("pageerror", lambda e: trouble.append(str(e)))
-        view.goto(render_index(CARDS, tmp_path).as_uri())
-        view.fill("input[type=search]", "STALE roll")
-        assert view.locator(".card:visible h2").all_inner_texts() == ["Filtered rollouts"]
-        view.fill("input[type=search]", "nowhere")
-        assert view.locator(".nothing").is_visible()
-        view.fill("input[type=search]", "")
-        assert view.locator(".card:visible").count() == 3
-        assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert not trouble
-        browser.close()
+def test_search(open_page, tmp_path):
+    view, trouble = open_page(render_index(CARDS, tmp_path).as_uri(), 390)
+    view.fill("input[type=search]", "STALE roll")
+    assert view.locator(".card:visible h2").all_inner_texts() == ["Filtered rollouts"]
+    view.fill("input[type=search]", "nowhere")
+    assert view.locator(".nothing").is_visible()
+    view.fill("input[type=search]", "")
+    assert view.locator(".card:visible").count() == 3
+    assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not trouble
+    view.close()

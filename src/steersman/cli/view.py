@@ -1,7 +1,8 @@
-"""`steersman view`: all reports on a loopback address, read-only.
+"""`steersman view`: all reports, and a page of every training run, on a loopback address, read-only.
 
-Only files that lie directly in a study's report folder are served, and only to requests that name a loopback host, so
-that a web page elsewhere cannot read them through the browser. Leaves out: the look (`study.catalogue`).
+Only files that lie directly in a study's report folder are served, and pages made of a run's own files, and only to
+requests that name a loopback host, so that a web page elsewhere cannot read them through the browser. Leaves out: the
+look (`study.catalogue`, `study.report_run`).
 """
 
 import errno
@@ -26,13 +27,13 @@ def view(
     root: Path = typer.Option(Path("runs"), "--root", help="Folder of all runs."),
     port: int = typer.Option(PORT, "--port", min=0, max=65535, help="Port on this machine; 0 takes a free one."),
 ) -> None:
-    """Show all reports in a browser, on this machine only."""
+    """Show all reports and training runs in a browser, on this machine only."""
     if not root.is_dir():
         raise UserError("does not exist", where=str(root), cure="Run a study first: steersman study run rdpo --quick")
     with make_server(root, port) as server:
-        count = len(reports(root))
-        what, where = f"{count} report{'' if count == 1 else 's'}", f"http://{HOST}:{server.server_address[1]}/"
-        print(f"{what} on {where}   (Ctrl-C ends)", flush=True)
+        found = {"report": len(reports(root)), "training run": len(runs(root))}
+        what = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in found.items())
+        print(f"{what} on http://{HOST}:{server.server_address[1]}/   (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -45,10 +46,25 @@ def reports(root: Path) -> dict[str, Path]:
     return {file.parent.parent.name: file.parent for file in found if _NAME.fullmatch(file.parent.parent.name)}
 
 
+def runs(root: Path) -> dict[str, Path]:
+    """The folders of training runs under `root`, by their name; a folder with a report is a study's."""
+    from steersman.study.report_run import run_folders
+
+    known, home = reports(root), root.resolve()
+    found = {k: f for k, f in run_folders(root).items() if k not in known and _NAME.fullmatch(k)}
+    return {k: f for k, f in found.items() if f.resolve().is_relative_to(home) and _own(f)}
+
+
+def _own(folder: Path) -> bool:
+    """Whether the files that a page is made of lie in the folder themselves, not behind links."""
+    return all(file.resolve().parent == folder.resolve() for file in folder.glob("*.json*"))
+
+
 def index(root: Path) -> str:
-    """The page that lists all reports; one that cannot be read is listed as such."""
+    """The page that lists all reports and training runs; one that cannot be read is listed as such."""
     from steersman.store.provenance import source_hash
     from steersman.study.catalogue import Card, index_page
+    from steersman.study.report_run import run_card
     from steersman.study.summary import read_report
 
     cards = []
@@ -63,6 +79,11 @@ def index(root: Path) -> str:
         except (UserError, KeyError) as error:
             card = Card(name, "", f"its report cannot be read: {error}", "", True)
         cards.append(card)
+    for name, folder in runs(root).items():
+        try:
+            cards.append(run_card(folder, f"{name}/index.html", source_hash()))
+        except (UserError, KeyError) as error:
+            cards.append(Card(name, "training run", f"its files cannot be read: {error}", "", True))
     return index_page(cards)
 
 
@@ -82,6 +103,25 @@ def find(root: Path, path: str) -> Path | None:
     file = folder / parts[2]
     inside = file.resolve().parent == folder.resolve() and folder.resolve().is_relative_to(root.resolve())
     return file if inside and file.is_file() else None
+
+
+def content(root: Path, path: str) -> tuple[bytes, str] | None:
+    """What a request's path means and its type: the list, a file of a report, the page of a run; None = nothing.
+
+    Raises:
+        UserError: a file of the run cannot be read.
+    """
+    from steersman.study.report_run import run_page
+
+    place = urlsplit(path).path
+    if place == "/":
+        return index(root).encode(), TYPES[".html"]
+    file = find(root, path)
+    if file is not None:
+        return file.read_bytes(), TYPES[file.suffix]
+    _, _, name = unquote(place).removesuffix("/index.html").rpartition("/")
+    folder = runs(root).get(name) if unquote(place) == f"/{name}/index.html" else None
+    return None if folder is None else (run_page(folder).encode(), TYPES[".html"])
 
 
 def make_server(root: Path, port: int) -> ThreadingHTTPServer:
@@ -104,12 +144,13 @@ def make_server(root: Path, port: int) -> ThreadingHTTPServer:
         def _answer(self, body: bool) -> None:
             if self.headers.get("Host", "").rpartition(":")[0] not in _HOSTS and self.headers.get("Host") not in _HOSTS:
                 return self.send_error(HTTPStatus.FORBIDDEN, "only for this machine")
-            if urlsplit(self.path).path == "/":
-                return self._send(index(root).encode(), TYPES[".html"], body)
-            file = find(root, self.path)
-            if file is None:
+            try:
+                found = content(root, self.path)
+            except (UserError, KeyError) as error:
+                return self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "the run cannot be read", str(error))
+            if found is None:
                 return self.send_error(HTTPStatus.NOT_FOUND, "no such report")
-            return self._send(file.read_bytes(), TYPES[file.suffix], body)
+            return self._send(*found, body)
 
         def _send(self, data: bytes, kind: str, body: bool) -> None:
             self.send_response(HTTPStatus.OK)

@@ -4,6 +4,8 @@ A row is small: the prompt is there as text only, of a long response the first t
 at all tokens is that value. Leaves out: which rows are shown and when (`rl`), the page (`run_page`).
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersman.core.streams import STREAMS
 from steersman.core.types import Rollouts
 from steersman.objective.select.tokens import in_loss
 from steersman.page.tokens import Sample, StreamInfo, View
 from steersman.task.world import World
+from steersman.train.token_streams import described, reader_streams
 
 MOST_TOKENS = 512
 """Tokens of a response of which streams are written."""
@@ -76,6 +78,11 @@ def _long(values: Any, n: int) -> list[Any]:
     return values if isinstance(values, list) else [values] * n
 
 
+def _tensor(values: Sequence[float | None]) -> Tensor:
+    """One row, float64, NaN where there is no value."""
+    return torch.tensor([[math.nan if v is None else v for v in values]], dtype=torch.float64)
+
+
 def run_samples(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[Sample, ...], tuple[StreamInfo, ...]]:
     """The rows of a run's ``samples.jsonl`` as samples of a page, the last steps first.
 
@@ -83,30 +90,31 @@ def run_samples(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[Sample, ...], 
         rows: as `sample_rows` wrote them; those without tokens, of an older version, are left out.
     """
     shown = sorted((r for r in rows if "pieces" in r), key=lambda r: -r["step"])
-    names = {k for r in shown for k in r["streams"]}
-    infos = [described(k) for k in STREAMS_SHOWN if k in names]
-    return tuple(map(_sample, shown)), tuple(infos)
+    number: Counter[int] = Counter()
+    samples = []
+    for row in shown:
+        number[row["step"]] += 1
+        samples.append(_sample(row, f"step {row['step']}, response {number[row['step']]}"))
+    return tuple(samples), described(k for s in samples for v in s.views for k in v.streams)
 
 
-def described(name: str) -> StreamInfo:
-    """What a stream of the rollouts is to a reader."""
-    if name == "logp_behaviour":
-        return StreamInfo(name, "nats", "sequential", "log-probability that the token was sampled with")
-    s = STREAMS[name]
-    return StreamInfo(name, "" if s.unit == "1" else s.unit, "signed" if s.signed else "sequential", s.meaning)
-
-
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Mapping[str, Any], title: str) -> Sample:
     n = len(row["pieces"])
     before = 1 if row["prompt"] else 0  # the prompt's text stands as one token
-    streams = {k: (None,) * before + tuple(_long(v, n)) for k, v in row["streams"].items()}
-    dropped = (False,) * before + tuple(not k for k in _long(row["kept"], n))
+    kept = torch.tensor([_long(row["kept"], n)]).bool()
+    given = {k: _tensor(_long(x, n)) for k, x in row["streams"].items()}
+    reward = None if row.get("reward") is None else _tensor([row["reward"]])[0]
+    found = reader_streams(given, kept, reward=reward)
+    streams = {
+        k: (None,) * before + tuple(None if math.isnan(v) else v for v in x[0].tolist()) for k, x in found.items()
+    }
+    dropped = (False,) * before + tuple(not k for k in kept[0].tolist())
     notes = [("reward", "not graded" if row["reward"] is None else f"{row['reward']:g}")] if "reward" in row else []
     notes += [("correct", "yes" if row["correct"] else "no")] if "correct" in row else []
     notes += [("answer", row["answer"] or "none")] if "answer" in row else []
     more = row["tokens"] - n
     return Sample(
-        f"step {row['step']}",
+        title,
         (*([row["prompt"]] if before else []), *row["pieces"]),
         before,
         (View("run", streams, dropped),),

@@ -23,20 +23,7 @@ from steersman.page.tokens import Sample, StreamInfo, View
 from steersman.task.world import World
 from steersman.train.collect import run_stages
 from steersman.train.passes import Passes, check_parts
-from steersman.train.samples import described
-
-SHOWN: tuple[StreamInfo, ...] = (
-    StreamInfo("advantage", "", "signed", "advantage of the token, as the method left it"),
-    StreamInfo("|A|·H", "nats", "sequential", "size of the advantage times the entropy"),
-    StreamInfo("weight", "", "sequential", "weight of a kept token in the loss, that of its row included"),
-    StreamInfo("entropy", "nats", "sequential", "uncertainty of the policy before the token"),
-    StreamInfo("log-ratio", "nats", "signed", "log-probability gained over the reference policy"),
-    StreamInfo("gap", "nats", "signed", "log-probability when it is trained minus that it was sampled with"),
-    StreamInfo("logp", "nats", "sequential", "log-probability of the token when it was drawn"),
-    StreamInfo("reward", "", "signed", "reward of the whole response, the same at all its tokens"),
-)
-"""The streams of a token table that it derives itself, in the order of a reader's keys."""
-_DERIVED_FROM = {"advantage", "entropy", "token_weight", "logp_old", "logp_ref", "logp"}
+from steersman.train.token_streams import described, reader_streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +165,11 @@ def token_table(
         which: rows to show, in this order; None = all.
 
     Returns:
-        Samples and streams for `page.tokens.token_view`: those of `SHOWN` that have a value, then all others that some
-        method left behind. Values stand at action tokens only; the weight of a dropped token is missing, not 0.
+        Samples and streams for `page.tokens.token_view`: those of `token_streams` that have a value. Values stand at
+        action tokens only; the weight of a dropped token is missing, not 0.
     """
     shown = range(len(rollouts)) if which is None else which
     found = {name: _columns(rollouts, made) for name, made in arms.items()}
-    names = [k for columns in found.values() for k in columns]
-    infos = [*SHOWN, *(described(n) for n in dict.fromkeys(names) if n not in {s.name for s in SHOWN})]
-    infos = [s for s in infos if s.name in names]
     numbers = _within_groups(rollouts.group.tolist())
     samples = []
     for i in shown:
@@ -205,30 +189,19 @@ def token_table(
                 mark=mark,
             )
         )
-    return tuple(samples), tuple(infos)
+    return tuple(samples), described(k for columns in found.values() for k in columns)
 
 
 def _columns(rollouts: Rollouts, made: Made) -> dict[str, Tensor]:
-    """Streams of one method by the names a reader sees; those without any value are left out."""
-    x = dict(made.streams)
-    out = {name: value for name, value in x.items() if name not in _DERIVED_FROM}
-    out |= {k: x[k] for k in ("advantage", "entropy") if k in x}
-    if "advantage" in x and "entropy" in x:
-        out["|A|·H"] = x["advantage"].abs() * x["entropy"]
-    token = x.get("token_weight", torch.ones(made.kept.shape))
-    out["weight"] = torch.where(made.kept, token * made.weight[:, None], torch.nan)
-    logp = x.get("logp_old")
-    if logp is not None:
-        out["logp"] = logp
-        if "logp_ref" in x:
-            out["log-ratio"] = logp - x["logp_ref"]
-        if rollouts.logp_behaviour is not None:
-            out["gap"] = logp - rollouts.logp_behaviour.cpu()
-    if rollouts.reward is not None:
-        out["reward"] = rollouts.reward.float().cpu()[:, None].expand(made.kept.shape)
+    """Streams of one method under a reader's names, at the actions of rows that were graded."""
     inside = (rollouts.action & rollouts.valid[:, None]).cpu()
-    out = {name: torch.where(inside, value, torch.nan) for name, value in out.items()}
-    return {name: value for name, value in out.items() if bool(torch.isfinite(value).any())}
+    streams = dict(made.streams)
+    if rollouts.logp_behaviour is not None:
+        streams["logp_behaviour"] = rollouts.logp_behaviour.float().cpu()
+    streams = {name: torch.where(inside, x, torch.nan) for name, x in streams.items()}
+    assert rollouts.reward is not None
+    found = reader_streams(streams, made.kept, reward=rollouts.reward.float().cpu(), weight=made.weight)
+    return {name: torch.where(inside, x, torch.nan) for name, x in found.items()}
 
 
 def _view(name: str, made: Made, columns: Mapping[str, Tensor], i: int, action: Sequence[bool]) -> View:

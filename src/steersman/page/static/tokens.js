@@ -21,7 +21,7 @@ const fill = (span, text) => {
     if (!HIDDEN.test(c) || c === "\u200d" || c === "\u200c") { plain += c; continue; }
     flush();
     if (c === " ") span.append(make("i", { className: "sp", textContent: " " }));
-    else if (c === "\n") span.append(make("i", { className: "sign", textContent: "↵" }), "\n");
+    else if (c === "\n") span.append(make("i", { className: "sign", textContent: "↵" }), make("i", { className: "nl", textContent: "\n" }));
     else if (c === "\t") span.append(make("i", { className: "sign", textContent: "→" }), "\t");
     else span.append(make("i", { className: "sign", textContent: `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}` }));
   }
@@ -66,6 +66,9 @@ class TokenView {
     this.views.addEventListener("focusout", (e) => { if (!this.views.contains(e.relatedTarget)) this.mark(null); });
     this.watch = new ResizeObserver(() => this.labels());
     this.on = { lanes: this.samples.some((s) => s.views.length > 2), numbers: false };
+    // begin where most methods learn something
+    const using = this.samples.map((s) => s.views.filter((v) => v.copies && v.drop.size < s.tokens.length - s.prompt).length);
+    this.sample = using.indexOf(Math.max(...using));
     this.build();
   }
   get current() { return this.samples[this.sample]; }
@@ -82,13 +85,13 @@ class TokenView {
   // which rows each method uses: a column a sample, a cell a method, filled as far as its tokens are kept
   map() {
     const chosen = this.samples.some((s) => s.views.some((v) => v.copies !== 1 || v.drop.size));
-    this.columns_ = [];
+    this.places = [];
     if (this.samples.length < 2 || !chosen) return "";
     const arms = [...new Map(this.samples.flatMap((s) => s.views.map((v) => [v.arm, v.colour])))];
     const label = ([arm, colour]) => make("span", { className: "cell", title: arm }, swatch(colour), arm);
     const names = make("div", { className: "col names" }, ...arms.map(label));
     let group = this.samples[0].group;
-    this.columns_ = this.samples.map((s, k) => {
+    this.places = this.samples.map((s, k) => {
       const cells = arms.map(([arm]) => {
         const v = s.views.find((x) => x.arm === arm), cell = make("span", { className: "cell" });
         if (!v) return cell;
@@ -111,7 +114,14 @@ class TokenView {
       b.addEventListener("pointerleave", hide);
       return b;
     });
-    return make("div", { className: "map scroll", role: "group", tabIndex: 0, "aria-label": "responses that each method uses" }, names, ...this.columns_);
+    return make("div", { className: "map scroll", role: "group", tabIndex: 0, "aria-label": "responses that each method uses" }, names, ...this.places);
+  }
+  // scroll the map, and nothing else, to a column
+  reveal(column) {
+    const map = column?.parentElement, names = map?.firstElementChild.offsetWidth;
+    if (!map) return;
+    const left = column.offsetLeft - map.offsetLeft;
+    map.scrollLeft = Math.min(Math.max(map.scrollLeft, left + column.offsetWidth + 12 - map.clientWidth), left - names - 8);
   }
   summary(s, view) {
     const total = s.tokens.length - s.prompt, kept = total - view.drop.size, parts = [];
@@ -129,7 +139,8 @@ class TokenView {
     this.where.textContent = `${this.sample + 1} of ${this.samples.length}`;
     this.title.textContent = s.title;
     this.notes.replaceChildren(...s.notes.map(([name, value]) => make("span", { dir: "auto" }, make("i", { textContent: name }), ` ${value}`)));
-    this.columns_.forEach((b, k) => b.setAttribute("aria-current", String(k === this.sample)));
+    this.places.forEach((b, k) => b.setAttribute("aria-current", String(k === this.sample)));
+    this.reveal(this.places[this.sample]);
     const lanes = this.on.lanes;
     this.spans = s.views.map((view) => Array.from({ length: end }, (_, i) => {
       const span = make("span", lanes ? {} : { dataset: { i } });
@@ -155,7 +166,7 @@ class TokenView {
   }
   texts(s) {
     return s.views.map((view, k) => make("div", { className: view.copies ? "view" : "view gone" }, this.head(view),
-      make("p", { className: "text", dir: "auto", tabIndex: 0, role: "group", "aria-label": `tokens as ${view.arm} sees them` }, ...this.spans[k])));
+      make("p", { className: "text", dir: "auto", tabIndex: 0, role: "group", "aria-label": `tokens as ${view.arm} sees them` }, ...this.spans[k].flatMap((span, i) => (s.tokens[i].includes("\n") ? [span, make("span", { className: "break" })] : [span])))));
   }
   lanes(s, end, truth) {
     const columns = [];
@@ -216,8 +227,8 @@ class TokenView {
     const names = signed ? [...count.map((k) => `n${this.steps + 1 - k}`), "", ...count.map((k) => `p${k}`)] : ["", ...count.map((k) => `q${k}`)];
     const ends = info.clipped ? ["≤ ", "≥ "] : ["", ""], parts = [];
     const low = (signed ? ends[0] : "") + number(info.low), high = ends[1] + (signed ? "+" : "") + number(info.high);
-    const box = (name, text) => make("span", {}, make("span", { className: `ramp ${name}` }, make("i")), text);
-    if (info.scale === "kept") parts.push(make("span", {}, make("span", { className: "ramp" }, make("i", { className: "q6" })), "kept"));
+    const box = (name, text) => make("span", {}, make("span", { className: `ramp one ${name}` }, make("i")), text);
+    if (info.scale === "kept") parts.push(make("span", {}, make("span", { className: "ramp one" }, make("i", { className: "q6" })), "kept"));
     else parts.push(make("span", {}, low, make("span", { className: "ramp" }, ...names.map((c) => make("i", { className: c }))), high, info.unit ? ` ${info.unit}` : ""));
     if (s.views.some((v) => v.drop.size)) parts.push(box("hatch", "dropped"));
     if (s.truth?.length) parts.push(box("line", s.mark));
@@ -244,12 +255,18 @@ class TokenView {
     fill(text, s.tokens[i]);
     const place = i < s.prompt ? "prompt" : `response token ${i - s.prompt + 1}`;
     const known = s.truth && i >= s.prompt ? (s.truth.includes(i) ? `, ${s.mark}` : `, not ${s.mark}`) : "";
-    const body = this.streams.filter((info) => info.scale !== "kept").map((info) => row("td", info.unit ? `${info.name} (${info.unit})` : info.name,
-      ...s.views.map((v) => number(this.columns[v.streams[info.name]]?.[i]))));
+    const line = (name, values) => { // what is the same for all methods is said once
+      if (values.length < 2 || values.some((v) => v !== values[0])) return row("td", name, ...values);
+      const one = row("td", name, values[0]);
+      Object.assign(one.lastChild, { colSpan: values.length, className: "same" });
+      return one;
+    };
+    const body = this.streams.filter((info) => info.scale !== "kept").map((info) => line(info.unit ? `${info.name} (${info.unit})` : info.name,
+      s.views.map((v) => number(this.columns[v.streams[info.name]]?.[i]))));
     body[this.stream]?.classList.add("chosen");
-    if (s.views.some((v) => v.dropped)) body.push(row("td", "dropped", ...s.views.map((v) => (!v.dropped || i < s.prompt ? MISSING : !v.copies ? "response" : v.drop.has(i) ? "yes" : "no"))));
+    if (s.views.some((v) => v.dropped)) body.push(line("dropped", s.views.map((v) => (!v.dropped || i < s.prompt ? MISSING : !v.copies ? "response" : v.drop.has(i) ? "yes" : "no"))));
     return [make("p", {}, text), make("p", { textContent: `position ${i}, ${place}${known}` }),
-      make("table", {}, make("thead", {}, row("th", "", ...s.views.map((v) => [swatch(v.colour), v.arm]))), make("tbody", {}, ...body))];
+      make("table", { className: "values" }, make("thead", {}, row("th", "", ...s.views.map((v) => [swatch(v.colour), v.arm]))), make("tbody", {}, ...body))];
   }
   walk(by) {
     const spans = this.spans[0] || [];

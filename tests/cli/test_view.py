@@ -120,6 +120,44 @@ def test_a_broken_report_does_not_hide_the_others(ask, root: Path):
     assert "It works." in page
 
 
+@pytest.fixture
+def run(root: Path) -> Path:
+    folder = root / "rl-1"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"verb": "rl", "made_by": {"source": source_hash()}}))
+    (folder / "recipe.json").write_text(json.dumps({"verb": "rl"}))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 3, "train/reward_mean": 0.5}) + "\n")
+    return folder
+
+
+def test_training_runs_are_listed_and_have_a_page_but_their_files_are_not_served(ask, run: Path):
+    page = ask("/")[1]
+    assert 'href="rl-1/index.html"' in page
+    assert "the last step that was logged is 3" in page
+    status, text, headers = ask("/rl-1/index.html")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "Reward" in text
+    for path in ("/rl-1/metrics.jsonl", "/rl-1/run.json", "/rl-1/", "/rl-1", "/x/rl-1/index.html", "/rl-1/index.html/"):
+        assert ask(path)[0] == 404
+    assert ask("/rl-1/index.html", host="evil.example:80")[0] == 403
+
+
+def test_a_run_whose_files_are_links_is_not_shown(ask, run: Path):
+    (run.parent.parent / "outside.jsonl").write_text(json.dumps({"step": 1, "train/reward_mean": 1}) + "\n")
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(run.parent.parent / "outside.jsonl")
+    assert ask("/rl-1/index.html")[0] == 404
+    assert "rl-1" not in ask("/")[1]
+
+
+def test_a_broken_run_does_not_hide_the_others(ask, run: Path):
+    (run / "metrics.jsonl").write_text("{\n")
+    page = ask("/")[1]
+    assert "cannot be read" in page
+    assert "It works." in page
+    assert ask("/rl-1/index.html")[0] == 500
+
+
 def test_a_report_made_by_other_code_is_listed_as_stale(root: Path):
     file = root / "toy" / "report" / "report.json"
     assert view.index(root).count(">fresh<") == 1

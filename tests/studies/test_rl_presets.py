@@ -13,10 +13,10 @@ from steersman.recipes.presets import PRESETS
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_checks import check_method
 from steersman.store.run import RunDir
-from steersman.studies import chain_sum_policy, rl_presets
-from steersman.studies.rl_presets import arms, claims, show, training
+from steersman.studies import chain_sum_policy, rl_curves, rl_presets, rl_runs
+from steersman.studies.rl_evidence import above, each_above, within
+from steersman.studies.rl_presets import arms, claims, show
 from steersman.studies.rl_presets.claims import FOUR, ONE, PLAIN
-from steersman.studies.rl_presets.evidence import above, each_above, within
 from steersman.study.declare import Cell, Finding, Result
 from steersman.study.plan import make_plan, undecidable
 
@@ -54,7 +54,7 @@ def test_every_preset_that_was_asked_for_has_an_arm() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_arm_is_the_users_recipe_with_the_shared_sizes(name: str) -> None:
-    recipe = arms.recipe_of(cell(name, seed=7, batches=5), "somewhere")
+    recipe = rl_runs.recipe_of(cell(name, seed=7, batches=5), "somewhere")
     full = RLRecipe.model_validate({**arms.arm(name).settings, "model": {"path": "x"}})
     check_method(full)
     assert (full.budget.batch, full.rollout.samples, full.optim.lr) == (32, 8, 3e-4)
@@ -169,7 +169,7 @@ def test_dapo_is_compared_at_equal_batches_and_at_equal_tokens() -> None:
     assert both["accuracy, equal batches"] > 0 > both["accuracy, equal generated tokens"]
     # At 276,480 tokens DAPO has learnt from 12 batches.
     v = found[-1].value
-    assert claims.accuracy_at(v, "tokens", 276_480) == pytest.approx(claims.accuracy_at(v, "batch", 12))
+    assert rl_curves.accuracy_at(v, "tokens", 276_480) == pytest.approx(rl_curves.accuracy_at(v, "batch", 12))
 
 
 def test_groups_without_a_signal() -> None:
@@ -219,7 +219,7 @@ def test_figures_and_sentence() -> None:
 def test_a_run_is_judged_with_the_room_it_was_trained_with(policy: Path, tmp_path: Path) -> None:
     asked: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "count_right", lambda model, task, n, room: asked.append(room) or 0)
+        patch.setattr(rl_runs, "count_right", lambda model, task, n, room: asked.append(room) or 0)
         rl_presets.run(cell(PLAIN), RunDir(tmp_path / "run"), {arms.POLICY: policy})
     settings = chain_sum_policy.artefact().settings
     assert asked == [arms.ROOM] == [18 + settings["spare"]]

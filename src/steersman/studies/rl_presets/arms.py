@@ -7,7 +7,6 @@ With one update of a batch every ratio is 1, so GSPO, CISPO and SAPO would be GR
 and so has PPO, with a GRPO of their own to compare with. Leaves out: training (`training`), claims (`claims`).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from steersman.core.config import dump
@@ -59,20 +58,6 @@ def arm(name: str) -> Arm:
     recipe = dump(RLRecipe.model_validate(values))
     del recipe["model"]
     return Arm(name, recipe, MEANINGS[name])
-
-
-def recipe_of(cell: Cell, model: str) -> RLRecipe:
-    """The recipe of a run: the arm's, with the model's folder, the seed and the length."""
-    values: dict[str, Any] = {**cell.arm.settings, "model": {"path": model}}
-    steps = int(cell.task["batches"]) * updates_of(cell.arm.settings)
-    values["budget"] = {**values["budget"], "seed": cell.seed, "steps": steps}
-    values["task"] = {**values["task"], "evaluation": int(cell.task["held_out"])}
-    return RLRecipe.model_validate(values)
-
-
-def updates_of(settings: Mapping[str, Any]) -> int:
-    """Optimiser steps of a batch."""
-    return int(settings["rollout"]["minibatches"]) * int(settings["rollout"]["epochs"])
 
 
 def cells(mode: ModeName, extra_seeds: int = 0) -> tuple[Cell, ...]:

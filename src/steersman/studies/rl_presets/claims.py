@@ -2,15 +2,15 @@
 
 Margins and sizes were chosen after a pilot of every arm on seeds 900 to 904, which no size of the study uses. Seeds are
 the units of every test but P1 and P2, which speak of each seed. Leaves out: arms and runs (`arms`), tests
-(`evidence`).
+(`rl_evidence`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from steersman.studies.rl_presets.evidence import above, each_above, within
+from steersman.studies.rl_curves import accuracy_at, common, final, gain, gaps, pairs, runs_of
+from steersman.studies.rl_evidence import above, each_above, within
 from steersman.study.declare import Claim, Finding, Result
 
 PLAIN = "plain grpo"
@@ -27,48 +27,7 @@ REFERENCE = ((20, 0.844, 0.05), (40, 0.957, 0.03), (60, 0.982, 0.02))
 LATE = 5
 """Batches at the end over which the share of silent groups is averaged."""
 
-Value = Mapping[str, Any]
-Runs = dict[int, Value]
 Measure = Callable[[Sequence[Result]], Finding | None]
-
-
-def runs_of(results: Sequence[Result], name: str) -> Runs:
-    """Seed -> result of an arm, in the order of seeds."""
-    found = {r.cell.seed: r.value for r in results if r.cell.arm.name == name}
-    return dict(sorted(found.items()))
-
-
-def final(value: Value) -> float:
-    """Share of right answers at the end, on the judged prompts."""
-    return float(value["final"][0] / value["final"][1])
-
-
-def gain(value: Value) -> float:
-    """Accuracy at the end less that of the policy it started from, on the same prompts."""
-    return final(value) - float(value["start"][0] / value["start"][1])
-
-
-def accuracy_at(value: Value, axis: str, x: float) -> float:
-    """Held-out accuracy of a run's course at `x` batches or tokens, by linear interpolation."""
-    course = value["course"]
-    return float(np.interp(x, [p[axis] for p in course], [p["accuracy"] for p in course]))
-
-
-def common(a: Value, b: Value, axis: str) -> float:
-    """The largest number of batches or tokens that both runs have reached."""
-    return float(min(v["course"][-1][axis] for v in (a, b)))
-
-
-def pairs(results: Sequence[Result], a: str, b: str) -> list[tuple[Value, Value]]:
-    """Results of two arms on the seeds that both have."""
-    one, two = runs_of(results, a), runs_of(results, b)
-    return [(one[s], two[s]) for s in one if s in two]
-
-
-def gaps(results: Sequence[Result], a: str, b: str, axis: str) -> list[float]:
-    """Arm `a` minus arm `b` in held-out accuracy where both have drawn equally many batches, or tokens."""
-    found = pairs(results, a, b)
-    return [accuracy_at(x, axis, common(x, y, axis)) - accuracy_at(y, axis, common(x, y, axis)) for x, y in found]
 
 
 def reaches(name: str) -> Measure:

@@ -60,8 +60,8 @@ def test_missing_is_null_and_infinity_is_a_word_never_zero():
 
 
 def test_equal_columns_of_several_arms_are_stored_once():
-    same, other = (0.1, math.nan, 0.3), (0.1, None, 0.4)
-    views = (View("a", {"log-ratio": same}), View("b", {"log-ratio": same}), View("c", {"log-ratio": other}))
+    same, other = [(0.1, float("nan"), 0.3) for _ in range(2)], (0.1, None, 0.4)
+    views = (View("a", {"log-ratio": same[0]}), View("b", {"log-ratio": same[1]}), View("c", {"log-ratio": other}))
     data = _read(token_view([_sample(views=views)], [RATIO], marks("abc")))
     assert data["columns"] == [[0.1, None, 0.3], [0.1, None, 0.4]]
     assert [_column(data, "log-ratio", view=k)[2] for k in range(3)] == [0.3, 0.3, 0.4]

@@ -18,8 +18,7 @@ from steersman.objective.select.tokens import TopEntropy, in_loss
 from steersman.page.theme import marks
 from steersman.page.tokens import token_view
 from steersman.task.chain_sum import EOS
-from steersman.train.collect import grade
-from steersman.train.show import compare_stages, token_table
+from steersman.train.show import compare_stages, graded_rollouts, token_table
 
 SAME_SCORES = 1e-5  # nats between two forwards over other micro-batches
 AT = Moment(7, 3, 6)
@@ -30,10 +29,7 @@ def graded(invalid: Any = None) -> tuple[Any, Any, Rollouts, list[Any]]:
     """Engine, world, rollouts and the grader's rows of a step's batch."""
     world = toys.ToyWorld(invalid)
     engine = toys.learner("grpo", world=world).engine
-    prompts = world.draw(4, 7, 3)
-    drawn = engine.sample(prompts, toys.drawing(), AT, 7)
-    rows = [prompts.rows[int(g)] for g in drawn.group]
-    return engine, world, grade(engine, world, drawn, rows)[0], rows
+    return engine, world, *graded_rollouts(engine, world, toys.drawing(), 4, AT)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +61,17 @@ class Halves(Stage):
     def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         factor = torch.where(torch.arange(len(rollouts)) % 2 == 0, 0.5, 1.0)
         return replace(rollouts, weight=rollouts.weight * factor).trim(), {}
+
+
+def test_the_rollouts_are_those_that_a_run_draws_at_that_step(batch):
+    _, world, rollouts, rows = batch
+    made = toys.learner("grpo", world=world)
+    drawn = toys.record(made.engine)
+    made.step(AT.step)
+    assert torch.equal(drawn[AT.step, 0].ids, rollouts.ids)
+    assert rollouts.reward is not None
+    prompts = world.draw(4, AT.seed, AT.step)
+    assert [r["id"] for r in rows] == [prompts.rows[int(g)]["id"] for g in rollouts.group]
 
 
 def test_rows_are_followed_as_by_hand(batch):
@@ -119,6 +126,13 @@ def test_row_weights_and_narrower_batches(batch):
     made = compare(batch, {"halves": [*CREDIT, Halves()]})["halves"]
     assert made.weight.tolist() == [0.5 if i % 2 == 0 else 1.0 for i in range(len(batch[2]))]
     assert made.streams["advantage"].shape == batch[2].ids.shape
+
+
+def test_of_a_repeated_row_the_first_copy_counts(batch):
+    made = compare(batch, {"twice": [*CREDIT, RepeatCorrect(), Halves()]})["twice"]
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), made.copies.cumsum(0)[:-1]])
+    assert set(made.copies.tolist()) == {1, 2}
+    assert made.weight.tolist() == [0.5 if i % 2 == 0 else 1.0 for i in starts.tolist()]
 
 
 def test_stages_that_remember_are_left_as_they_are(batch):

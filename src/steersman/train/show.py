@@ -2,7 +2,7 @@
 
 Every list of stages runs on a copy of one graded batch, with the forward passes it asks for, and each row is followed
 through it: kept, dropped, or repeated. What a row was worth when a stage dropped it stays known.
-Leaves out: drawing and grading (`collect`), how a page looks (`page.tokens`). Refill rounds are not run, and stages
+Leaves out: how a page looks (`page.tokens`). Refill rounds are not run, and stages
 that remember something start from a copy of what they remember now.
 """
 
@@ -21,7 +21,8 @@ from steersman.core.types import STOP_LENGTH, Rollouts
 from steersman.objective.select.tokens import in_loss
 from steersman.page.tokens import Sample, StreamInfo, View
 from steersman.task.world import World
-from steersman.train.collect import run_stages
+from steersman.train.collect import grade, run_stages
+from steersman.train.engine.work import Drawing
 from steersman.train.passes import Passes, check_parts
 from steersman.train.token_streams import described, reader_streams
 
@@ -58,6 +59,25 @@ class _Followed(Rollouts):
         return replace(found, origin=self.origin[rows])
 
 
+def graded_rollouts(
+    engine: Any, world: World, drawing: Drawing, prompts: int, at: Moment = START
+) -> tuple[Rollouts, list[Mapping[str, Any]]]:
+    """Responses to a step's training prompts, graded, and the grader's row of each: what `compare_stages` takes.
+
+    Args:
+        engine: draws them.
+        world: prompts and their grader.
+        drawing: how responses are drawn.
+        prompts: how many prompts, >= 1.
+        at: seed and step; the same as in a run gives its prompts, and its responses where the weights are the same.
+    """
+    asked = world.draw(prompts, at.seed, at.step)
+    rows = dict(zip(asked.group.tolist(), asked.rows, strict=True))
+    drawn = engine.sample(asked, drawing, at, at.seed)
+    of = [rows[g] for g in drawn.group.tolist()]
+    return grade(engine, world, drawn, of)[0], of
+
+
 def compare_stages(
     engine: Any,
     world: World,
@@ -73,7 +93,7 @@ def compare_stages(
     Args:
         engine: scores, e.g. `engine.local.LocalEngine`.
         world: encodes what stages put before responses, and says which fields grading gives.
-        rollouts: N graded rows (`collect.grade`).
+        rollouts: N graded rows (`graded_rollouts`).
         arms: a list of stages under each method's name.
         rows: the grader's row of each rollout, for stages that score under another context; None = none of them does.
         at: seed and step: what schedules and noise are functions of.

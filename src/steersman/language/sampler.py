@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from steersman.core.component import Component
 from steersman.core.config import Source, validate
 
+_SMALL = 64.0
+"""Bits: powers of two up to here, summed over any vocabulary, stay far inside float32."""
 HEAD = 1024
 """Tokens that top-p looks at before it sorts the whole vocabulary."""
 BLOCK = 2048
@@ -115,6 +117,8 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     blocks, width = _blocks(vocabulary)
     if blocks * width > vocabulary:
         logits = nn.functional.pad(logits, (0, blocks * width - vocabulary), value=-math.inf)
+    if blocks == 1:
+        return _invert_one(logits, u, _BITS, False)
     z = logits.view(n, blocks, width)
     parts = [_mass(z[:, k : k + 1], _BITS) for k in range(blocks)] if _in_blocks(z) else [_mass(z, _BITS)]
     return _invert(z, parts, u, _BITS)
@@ -143,6 +147,8 @@ class HeadDraw:
         self.weight = weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype) * self.factor
         self.room = self.weight.new_empty(0)
+        self.longest = float(self.weight.norm(dim=1).amax())
+        self.most = 0.0 if self.bias is None else float(self.bias.abs().amax())
 
     def draw(self, hidden: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and log-probs ``[N]`` of hidden states ``[N, D]`` at ``u [N]``; see the function `draw`."""
@@ -150,17 +156,27 @@ class HeadDraw:
         blocks, width = _blocks(len(self.weight))
         if self.room.numel() != len(h) * blocks * width:
             self.room = h.new_full((len(h) * blocks * width,), -math.inf)  # what lies past the vocabulary stays so
+        if blocks == 1:
+            z = self.room.view(len(h), width)
+            self._logits(h, slice(None), z)
+            return _invert_one(z, u, 1.0, self._small(h))
         if not _in_blocks(self.room):
             z = self.room.view(len(h), blocks * width)
             self._logits(h, slice(None), z[:, : len(self.weight)])
             z = z.view(-1, blocks, width)
             return _invert(z, [_mass(z, 1.0)], u, 1.0)
-        z, parts = self.room.view(blocks, len(h), width), []
+        z, parts, small = self.room.view(blocks, len(h), width), [], self._small(h)
         for k, block in enumerate(z):
             part = slice(k * width, min((k + 1) * width, len(self.weight)))
             self._logits(h, part, block[:, : part.stop - part.start])
-            parts.append(_mass(block[:, None], 1.0))
+            parts.append(_mass(block[:, None], 1.0, small))
         return _invert(z.transpose(0, 1), parts, u, 1.0)
+
+    def _small(self, h: Tensor) -> bool:
+        """Whether no logit can be so large that its power leaves float32, so that the largest need not be found."""
+        if self.softcap:
+            return self.softcap * self.bits < _SMALL
+        return _in_blocks(h) and float(h.norm(dim=1).amax()) * self.longest + self.most < _SMALL
 
     def _logits(self, h: Tensor, part: slice, out: Tensor) -> None:
         """Logits in bits of a part of the vocabulary."""
@@ -186,8 +202,10 @@ def _blocks(vocabulary: int) -> tuple[int, int]:
     return -(-vocabulary // width), width
 
 
-def _mass(z: Tensor, bits: float) -> tuple[Tensor, Tensor]:
-    """Largest logit and ``sum 2^(bits (z - largest))`` of each block ``[N, K, W]``, both ``[N, K]``."""
+def _mass(z: Tensor, bits: float, small: bool = False) -> tuple[Tensor, Tensor]:
+    """A logit near the largest (0 if all are `small`) and ``sum 2^(bits (z - it))`` of blocks ``[N, K, W]``."""
+    if small and bits == 1:
+        return z.new_zeros(z.shape[:-1]), z.exp2().sum(-1)
     top = z.amax(-1).clamp_(min=torch.finfo(z.dtype).min)
     return top, _power(z, top, bits).sum(-1)
 
@@ -196,6 +214,18 @@ def _power(z: Tensor, top: Tensor, bits: float) -> Tensor:
     """``2^(bits (z - top))``: exp2 costs a third of exp."""
     x = z - top[..., None]
     return (x if bits == 1 else x.mul_(bits)).exp2_()
+
+
+def _invert_one(z: Tensor, u: Tensor, bits: float, small: bool) -> tuple[Tensor, Tensor]:
+    """The inverse CDF of logits ``[N, W]`` that are one block; `small` as in `_mass`."""
+    top = None if small and bits == 1 else z.amax(-1).clamp_(min=torch.finfo(z.dtype).min)
+    mass = z.exp2() if top is None else _power(z, top, bits)
+    total = mass.sum(-1)
+    steps = mass.cumsum_(1)
+    place, _ = _search(steps, (u.to(_wide(z)) * steps[:, -1]).to(steps.dtype))
+    chosen = z.gather(1, place[:, None])[:, 0]
+    logp = (bits * (chosen if top is None else chosen - top).to(_wide(z)) - total.to(_wide(z)).log2()) / _BITS
+    return place, logp.to(z.dtype)
 
 
 def _invert(z: Tensor, parts: list[tuple[Tensor, Tensor]], u: Tensor, bits: float) -> tuple[Tensor, Tensor]:

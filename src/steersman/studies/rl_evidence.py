@@ -26,6 +26,36 @@ def above(x: Sequence[float], reference: float, **finding: Any) -> Finding | Non
     return Finding(t_interval(values), len(x), p_for, p_against, reference=reference, test=test, **finding)
 
 
+def all_above(settings: Sequence[tuple[str, Sequence[float], float]], **finding: Any) -> Finding | None:
+    """Is the mean of every setting larger than its reference? Shown is the one where the claim is weakest.
+
+    Args:
+        settings: label, a value a unit, reference.
+        finding: further fields of `Finding`.
+
+    Returns:
+        The finding, of differences from the references; None where a setting has fewer than two values.
+    """
+    if not settings or any(len(x) < 2 for _, x, _ in settings):
+        return None
+    parts = []
+    for label, x, reference in settings:
+        gap = np.asarray(x, dtype=float) - reference
+        parts.append((_larger(gap, 0.0), _larger(-gap, 0.0), label, t_interval(gap), len(gap)))
+    weakest = max(parts, key=lambda p: p[0])
+    told = "; ".join(f"{label}: {i.value:+.3g} [{i.low:+.3g}, {i.high:+.3g}]" for _, _, label, i, _ in parts)
+    return Finding(
+        weakest[3],
+        weakest[4],
+        weakest[0],
+        min(1.0, len(parts) * min(p[1] for p in parts)),
+        reference=0.0,
+        test="one-sided t tests, all of which must hold",
+        detail=f"Shown: {weakest[2]}. {told}.",
+        **finding,
+    )
+
+
 def within(settings: Sequence[tuple[str, Sequence[float], float, float]], **finding: Any) -> Finding | None:
     """Does the mean over seeds lie within reference +- margin in every setting?
 

@@ -9,18 +9,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steersman.core.config import dump, read, validate
 from steersman.language.load import load_model
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_job import carry_out_rl
 from steersman.recipes.training import Runtime
 from steersman.store.run import RunDir
 from steersman.studies.chain_sum_policy import count_right, judged
-from steersman.study.declare import Cell
+from steersman.study.declare import Arm, Cell
 from steersman.study.progress import Progress
 from steersman.task.chain_sum import ChainSum
 
 TOKENS = {"tokens": "train/tokens_generated"}
 """Axes of a course besides batches: its name and the series of a batch that is added up."""
+
+OURS = ("steersman",)
+"""Packages whose own stages (`rl_stages`) a recipe of a study may name."""
+
+
+def arm_of(name: str, meaning: str, values: Mapping[str, Any]) -> Arm:
+    """An arm: its settings are the whole resolved recipe without the model's folder.
+
+    Args:
+        name: of the arm.
+        meaning: one line for the reader.
+        values: tables of the recipe as a user writes them, without ``model``.
+    """
+    recipe = dump(validate(RLRecipe, read(None, (), {**values, "model": {"path": "policy"}}), OURS))
+    del recipe["model"]
+    return Arm(name, recipe, meaning)
 
 
 def updates_of(settings: Mapping[str, Any]) -> int:
@@ -34,7 +51,7 @@ def recipe_of(cell: Cell, model: str) -> RLRecipe:
     steps = int(cell.task["batches"]) * updates_of(cell.arm.settings)
     values["budget"] = {**values["budget"], "seed": cell.seed, "steps": steps}
     values["task"] = {**values["task"], "evaluation": int(cell.task["held_out"])}
-    return RLRecipe.model_validate(values)
+    return validate(RLRecipe, read(None, (), values), OURS)
 
 
 def train(

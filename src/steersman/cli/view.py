@@ -84,7 +84,7 @@ def index(root: Path) -> str:
             cards.append(run_card(folder, f"{name}/index.html", source_hash()))
         except (UserError, KeyError) as error:
             cards.append(Card(name, "training run", f"its files cannot be read: {error}", "", True))
-    return index_page(cards)
+    return index_page(cards, "Studies and training runs" if runs(root) else "Studies")
 
 
 def find(root: Path, path: str) -> Path | None:

@@ -30,18 +30,18 @@ class Card:
     verdicts: Mapping[Verdict, int] = field(default_factory=dict)
 
 
-def index_page(cards: Sequence[Card]) -> Html:
-    """The list of studies as one HTML document: cards and a search box.
+def index_page(cards: Sequence[Card], title: str = "Studies") -> Html:
+    """The list of studies (and of what else has cards) as one HTML document: cards and a search box.
 
     Edge cases: no cards says so; a study without a report is shown without a link.
     """
-    search = tag("input", type="search", placeholder="Search studies", aria_label="search studies")
+    search = tag("input", type="search", placeholder="Search", aria_label="search")
     items = [_card(card) for card in cards]
-    nothing = tag("p", "No study matches.", class_="empty nothing", hidden=True)
+    nothing = tag("p", "Nothing matches.", class_="empty nothing", hidden=True)
     body = (
         [search, tag("ul", *items, class_="cards"), nothing] if items else [tag("p", "No studies yet.", class_="empty")]
     )
-    return shell("Studies", tag("h1", "Studies"), *body)
+    return shell(title, tag("h1", title), *body)
 
 
 def _card(card: Card) -> Html:

@@ -44,7 +44,8 @@ def sample_rows(few: Rollouts, world: World, step: int) -> list[dict[str, Any]]:
     streams = {k: x for k in STREAMS_SHOWN if (x := few.streams.get(k)) is not None}
     if few.logp_behaviour is not None:
         streams["logp_behaviour"] = few.logp_behaviour
-    loss, pieces, rows = in_loss(few), world.pieces(few), []
+    first = replace(few, length=torch.minimum(few.length, few.prompt_length + MOST_TOKENS))
+    loss, pieces, rows = in_loss(few), world.pieces(first), []
     for i, (prompt, response) in enumerate(world.texts(few)):
         row: dict[str, Any] = {"step": step, "group": int(few.group[i]), "prompt": prompt, "response": response}
         row |= {"reward": _rounded(few.reward[i])} if few.reward is not None else {}

@@ -1,7 +1,7 @@
 // Token views: a text as tokens, coloured by what each method sees in them. Text is only ever set as text.
 const SPECIAL = /^(<\|.*\|>|<\/?[A-Za-z_]+>|\[[A-Z_0-9]+\])$/;
 const HIDDEN = /[\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff9-\ufffb]|\s/u;
-const FOLD = 400; // tokens shown before a reader asks for all
+const FOLD = 400, FOLD_PROMPT = 200; // tokens shown before a reader asks for all, and the last ones of a prompt among them
 const number = (v, short = false) => {
   if (v === null || v === undefined) return short ? "" : MISSING;
   const n = Number(v), a = Math.abs(n), sign = n < 0 ? "−" : "";
@@ -133,7 +133,8 @@ class TokenView {
   }
 
   build() {
-    const s = this.current, total = s.tokens.length, end = this.open ? total : Math.min(total, FOLD), truth = new Set(s.truth || []);
+    const s = this.current, total = s.tokens.length, truth = new Set(s.truth || []);
+    const begin = this.open ? 0 : Math.max(0, s.prompt - FOLD_PROMPT), end = this.open ? total : Math.min(total, begin + FOLD);
     this.mark(null);
     this.watch.disconnect();
     this.where.textContent = `${this.sample + 1} of ${this.samples.length}`;
@@ -142,17 +143,20 @@ class TokenView {
     this.places.forEach((b, k) => b.setAttribute("aria-current", String(k === this.sample)));
     this.reveal(this.places[this.sample]);
     const lanes = this.on.lanes;
-    this.spans = s.views.map((view) => Array.from({ length: end }, (_, i) => {
-      const span = make("span", lanes ? {} : { dataset: { i } });
-      span.base = "t" + (i < s.prompt ? " given" : "") + (view.drop.has(i) ? " drop" : "") + (truth.has(i) && !lanes ? " true" : "");
-      if (!lanes) fill(span, s.tokens[i]);
+    const places = Array.from({ length: end - begin }, (_, k) => begin + k);
+    this.spans = s.views.map(() => []); // by position; positions that are folded away have none
+    for (const i of places) s.views.forEach((view, k) => {
+      if (lanes && i < s.prompt && k) { this.spans[k][i] = this.spans[0][i]; return; } // one prompt for all
+      const span = make("span", lanes && i >= s.prompt ? {} : { dataset: { i } }), marked = truth.has(i) && !(lanes && i >= s.prompt);
+      span.base = "t" + (i < s.prompt ? " given" : "") + (view.drop.has(i) ? " drop" : "") + (marked ? " true" : "");
+      if (span.dataset.i) fill(span, s.tokens[i]);
       if (span.classList.contains("special")) span.base += " special";
-      return span;
-    }));
+      this.spans[k][i] = span;
+    });
     this.views.className = `views ${lanes ? "aligned" : "text-view"}`;
-    this.views.replaceChildren(...(lanes ? this.lanes(s, end, truth) : this.texts(s)));
-    if (end < total || this.open) {
-      const text = this.open ? "fold" : `show all ${total.toLocaleString("en")} tokens (${(total - end).toLocaleString("en")} more)`;
+    this.views.replaceChildren(...(lanes ? this.lanes(s, places, truth) : this.texts(s)));
+    if (places.length < total || this.open) {
+      const text = this.open ? "fold" : `show all ${total.toLocaleString("en")} tokens (${(total - places.length).toLocaleString("en")} more)`;
       const fold = make("button", { type: "button", className: "fold", textContent: text });
       fold.addEventListener("click", () => { this.open = !this.open; this.build(); });
       this.views.append(fold);
@@ -168,10 +172,10 @@ class TokenView {
     return s.views.map((view, k) => make("div", { className: view.copies ? "view" : "view gone" }, this.head(view),
       make("p", { className: "text", dir: "auto", tabIndex: 0, role: "group", "aria-label": `tokens as ${view.arm} sees them` }, ...this.spans[k].flatMap((span, i) => (s.tokens[i].includes("\n") ? [span, make("span", { className: "break" })] : [span])))));
   }
-  lanes(s, end, truth) {
-    const columns = [];
-    for (let i = 0; i < end; i++) {
-      const token = make("span", { className: "tok" + (i < s.prompt ? " given" : "") + (truth.has(i) ? " true" : "") });
+  lanes(s, places, truth) {
+    const columns = [], prompt = places.filter((i) => i < s.prompt).map((i) => this.spans[0]?.[i]).filter(Boolean);
+    for (const i of places.filter((i) => i >= s.prompt)) {
+      const token = make("span", { className: truth.has(i) ? "tok true" : "tok" });
       fill(token, s.tokens[i]);
       columns.push(make("span", { className: "col", dataset: { i } }, token, ...this.spans.map((spans) => spans[i])));
       if (s.tokens[i].includes("\n")) columns.push(make("span", { className: "break" }));
@@ -179,7 +183,8 @@ class TokenView {
     this.gutter = make("div", { className: "gutter", "aria-hidden": "true" });
     this.flow = make("div", { className: "flow", dir: "auto", tabIndex: 0, role: "group", "aria-label": `tokens, and below each what it is to ${s.views.map((v) => v.arm).join(", ")}` }, ...columns);
     this.watch.observe(this.flow);
-    return [make("div", { className: "heads" }, ...s.views.map((view) => this.head(view))), make("div", { className: "lanes" }, this.gutter, this.flow)];
+    return [make("div", { className: "heads" }, ...s.views.map((view) => this.head(view))),
+      prompt.length ? make("p", { className: "prompt", dir: "auto" }, ...prompt) : "", make("div", { className: "lanes" }, this.gutter, this.flow)];
   }
   // the names of the methods at the beginning of every line that the tokens take
   labels() {
@@ -241,7 +246,7 @@ class TokenView {
     this.mark(Number(span.dataset.i), e.clientX, e.clientY, e.pointerType !== "mouse");
   }
   mark(i, x, y, sheet) {
-    const set = (k, on) => { for (const spans of this.spans) (this.on.lanes ? spans[k]?.parentElement : spans[k])?.classList.toggle("at", on); };
+    const set = (k, on) => { for (const spans of this.spans) spans[k]?.closest("[data-i]").classList.toggle("at", on); };
     if (this.at !== null) set(this.at, false);
     const had = this.at;
     this.at = i;
@@ -271,10 +276,11 @@ class TokenView {
   walk(by) {
     const spans = this.spans[0] || [];
     if (!spans.length) return;
-    const i = this.at === null ? (by > 0 ? 0 : spans.length - 1) : Math.max(0, Math.min(spans.length - 1, this.at + by));
+    const first = spans.findIndex(Boolean), from = this.at ?? (by > 0 ? first - 1 : spans.length);
+    const i = Math.max(first, Math.min(spans.length - 1, from + by));
     still = performance.now() + 300;
     spans[i].scrollIntoView({ block: "nearest", behavior: "instant" });
-    const { left, bottom } = (this.on.lanes ? spans[i].parentElement : spans[i]).getBoundingClientRect();
+    const { left, bottom } = spans[i].closest("[data-i]").getBoundingClientRect();
     this.mark(i, left, bottom, false);
   }
 }

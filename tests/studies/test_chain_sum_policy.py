@@ -22,7 +22,7 @@ def build(artefact: Artefact, folder: Path) -> str:
 
 def test_the_default_is_the_testbed() -> None:
     found = policy.artefact()
-    assert found.settings["task"] == ChainSum(k=5, error=0.12, hint=0.5).model_dump(mode="json")
+    assert ChainSum.model_validate(found.settings["task"]) == ChainSum(k=5, error=0.12, hint=0.5)
     assert (found.name, found.settings["steps"], found.settings["model"]["width"]) == ("policy", 1200, 64)
 
 

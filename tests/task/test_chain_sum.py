@@ -15,7 +15,9 @@ from steersman.task.chain_sum import (
     FILLER,
     FILLERS,
     HASH,
+    LONG,
     PAD,
+    SHORT,
     TOKENS,
     VOCABULARY,
     ChainSum,
@@ -231,3 +233,51 @@ def test_impossible_requests_are_refused():
         prompts(ChainSum(), 0, 0)
     with pytest.raises(UserError, match="round -1"):
         prompts(ChainSum(), 1, 0, round=-1)
+
+
+MODES = ChainSum(k=(1, 5), error=0.2, error_long=0.05, fillers=0, hint=0.3)
+
+
+def test_modes_are_chosen_alike_and_each_has_its_grammar_and_error_rate():
+    batch = examples(MODES, 6000, seed=9).check()
+    assert batch.ids.shape[1] <= MODES.max_length
+    errors, modes, hinted = {SHORT: [], LONG: []}, [], []
+    for ids, n, start in zip(batch.ids.tolist(), batch.length.tolist(), batch.prompt_length.tolist(), strict=True):
+        mode, rest = ids[start], ids[start + 1 : n]
+        modes.append(mode == LONG)
+        digits = ids[: ids.index(EQUALS)]
+        hinted.append(start == len(digits) + 4)
+        before = 0
+        for d in digits:
+            step, rest = rest[: 4 if mode == LONG else 2], rest[4 if mode == LONG else 2 :]
+            assert step[0] == d
+            assert step[2:] == ([FILLER + 2, FILLER + 3] if mode == LONG else [])
+            errors[mode].append(step[1] != (before + d) % 10)
+            before = step[1]
+        assert rest == [HASH, before, EOS]
+        assert not hinted[-1] or ids[start - 2] == before
+    share_is(torch.tensor(modes), 0.5)
+    share_is(torch.tensor(hinted), 0.3)
+    share_is(torch.tensor(errors[SHORT]), 0.2)
+    share_is(torch.tensor(errors[LONG]), 0.05)
+
+
+def test_lengths_of_the_two_modes_are_those_of_the_testbed():
+    task = ChainSum(k=5, error=0.2, error_long=0.05, fillers=0, hint=0.0)
+    batch = examples(task, 200, seed=1)
+    long = batch.ids[torch.arange(200), batch.prompt_length] == LONG
+    lengths = batch.length - batch.prompt_length
+    assert set(lengths[long].tolist()) == {24} == {task.max_response}
+    assert set(lengths[~long].tolist()) == {14}
+
+
+def test_one_mode_is_as_before_and_two_error_rates_of_a_step_are_refused():
+    assert "error_long" not in ChainSum().model_dump(exclude_none=True)
+    assert (ChainSum().lead, ChainSum().max_response) == (0, 18)
+    with pytest.raises(ValidationError, match="exclude each other"):
+        ChainSum(error_hard=0.2, error_long=0.05)
+
+
+def test_answers_of_both_modes_are_graded():
+    scores = grade(rows("12=|a1123#3.", "12=|b11cd23cd#3.", "12=|b11cd23cd#4."))
+    assert scores.value.tolist() == [1.0, 1.0, 0.0]

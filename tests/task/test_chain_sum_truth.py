@@ -199,3 +199,64 @@ def test_hinted_rows_are_refused_by_name():
     batch = examples(ChainSum(hint=1.0), 3, seed=0)
     with pytest.raises(UserError, match="row 0: the prompt is hinted"):
         answer_given_prefix(ChainSum(), batch, target(batch))
+
+
+MODES = ChainSum(k=(1, 4), error=0.2, error_long=0.05, fillers=0, hint=0.0)
+
+
+def test_roles_of_both_modes_and_what_breaks_the_grammar():
+    short, long = row("12=", "a1123#3."), row("12=", "b11cd23cd#3.")
+    M, C, D, K, O, A = (Role.MODE, Role.COPIED, Role.DECISIVE, Role.CHECK, Role.OTHER, Role.ANSWER)  # noqa: E741
+    assert read(MODES, short).role[0, 3:-1].tolist() == [M, C, D, C, D, O, A, O]
+    assert read(MODES, long).role[0, 3:-1].tolist() == [M, C, D, K, K, C, D, K, K, O, A, O]
+    assert read(MODES, long).step[0, 3:-1].tolist() == [-1, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert (bool(read(MODES, short).long), bool(read(MODES, long).long)) == (False, True)
+    for good in (short, long):
+        assert bool(read(MODES, good).whole)
+        assert read(MODES, good).sums.tolist() == [[1, 3]]
+    for bad, kept in (("b1123#3.", 3), ("a11cd23cd#3.", 3), ("b11dc23cd#3.", 3), ("c1123#3.", 0), ("1123#3.", 0)):
+        found = read(MODES, row("12=", bad))
+        assert not bool(found.whole)
+        assert int((found.role != Role.NONE).sum()) == kept
+    wrong = read(MODES, row("12=", "b12cd24cd#4."))
+    assert wrong.error.tolist() == [[True, False]]
+    assert int(wrong.first_error) == 0
+
+
+@pytest.mark.parametrize(("mode", "error"), [("a", 0.2), ("b", 0.05)])
+def test_probabilities_of_a_mode_by_enumeration(mode, error):
+    checks = "cd" if mode == "b" else ""
+    batch = row("58=", f"{mode}56{checks}84{checks}#4.")  # an error of one at the first step; right would be 3
+    one = {e: ChainSum(error=e) for e in (0.2, 0.05)}
+    start = {e: enumerate_final(one[e], [5, 8], 0, 0, 3) for e in one}
+    first, last = (enumerate_final(one[error], [5, 8], s, j, 3) for s, j in ((6, 1), (4, 2)))
+    before, after = (x[0, 3:-1].tolist() for x in answer_given_prefix(MODES, batch, torch.tensor([3])))
+    mean, own, n = sum(start.values()) / 2, start[error], len(checks)
+    expected = [own, own, first, *[first] * n, first, last, *[last] * n, last, 0.0, 0.0]
+    assert after == pytest.approx(expected, abs=CLOSE)
+    assert before == pytest.approx([mean, *expected[:-1]], abs=CLOSE)
+
+
+def test_success_of_modes_by_enumeration_and_by_simulation():
+    digits = row("479=", "")
+    exact = sum(enumerate_final(ChainSum(error=e), [4, 7, 9], 0, 0, 0) for e in (0.2, 0.05)) / 2
+    assert success_of_prompts(MODES, digits).tolist() == pytest.approx([exact], abs=CLOSE)
+    batch = examples(MODES, 20_000, seed=3)
+    correct = grade(batch).parts["correct"].double()
+    p = success(MODES)
+    assert abs(float(correct.mean()) - p) <= STANDARD_ERRORS * (p * (1 - p) / 20_000) ** 0.5
+    before, after = success_given_prefix(MODES, batch)
+    first = torch.arange(20_000), batch.prompt_length
+    assert before[first].tolist() == pytest.approx(success_of_prompts(MODES, batch).tolist(), abs=CLOSE)
+    long = read(MODES, batch).long
+    assert bool((after[first][long] > before[first][long]).all())
+    for mode in (long, ~long):
+        q = after[first][mode]
+        assert abs(float((correct[mode] - q).sum())) <= STANDARD_ERRORS * float((q * (1 - q)).sum()) ** 0.5
+
+
+def test_success_of_the_testbeds_two_worlds():
+    for easy, hard in ((0.05, 0.2), (0.2, 0.05)):
+        task = ChainSum(k=5, error=hard, error_long=easy, fillers=0)
+        a, b = (1 + 9 * (1 - 0.05 * 10 / 9) ** 5) / 10, (1 + 9 * (1 - 0.2 * 10 / 9) ** 5) / 10
+        assert success(task) == pytest.approx((a + b) / 2, abs=CLOSE)

@@ -66,7 +66,8 @@ def artefact(task: ChainSum | None = None, *, name: str = "policy", **changes: A
     if task.max_length > context:
         what = f"rows of up to {task.max_length} tokens exceed the model's context of {context}"
         raise UserError(what, where="chain_sum_policy.artefact", cure='Give model={"context": ...}.')
-    return Artefact(name, {"task": task.model_dump(mode="json"), **settings}, build_policy)
+    knobs = task.model_dump(mode="json", exclude=None if task.modes else {"error_long"})
+    return Artefact(name, {"task": knobs, **settings}, build_policy)
 
 
 def model_folder(artefact_folder: Path) -> Path:

@@ -7,7 +7,10 @@ then continues consistently; e may depend on the digit. The hint of an example i
 right or wrong, so that a policy conditioned on an answer learns the Bayes posterior. Everything is a function of (seed,
 step, round, row): row i is the same in a batch of any size.
 
-Token table: 0-9 the digits; 10-13 fillers "a" to "d"; 14 "="; 15 "#"; 16 hint "?"; 17 end of sequence; 18 padding.
+With `error_long` there are two modes: the first token of a response chooses "a", short, or "b", long, each as often; in
+a long one every step ends with the re-check tokens "c", "d" and errs with `error_long` instead of `error`.
+
+Token table: 0-9 the digits; 10-13 "a" to "d"; 14 "="; 15 "#"; 16 hint "?"; 17 end of sequence; 18 padding.
 Leaves out: what is true of a response token by token (`chain_sum_truth`), policies (`language`).
 """
 
@@ -28,6 +31,8 @@ from steersman.reward.answer import STATUSES
 FILLER, FILLERS, EQUALS, HASH, HINT, EOS, PAD, VOCABULARY = 10, 4, 14, 15, 16, 17, 18, 19
 """First filler token and their number, then one id each, then the number of tokens."""
 TOKENS = (*"0123456789abcd=#?", "<eos>", "<pad>")
+SHORT, LONG, CHECKS = FILLER, FILLER + 1, (FILLER + 2, FILLER + 3)
+"""With two modes: the first token of a short and of a long response, and what ends each step of a long one."""
 HARD_DIGIT = 5
 """Digits from here on have the error rate `error_hard`."""
 MAX_ROUND = 2**20
@@ -45,11 +50,16 @@ class ChainSum(Component):
     error_hard: Rate | None = Field(None, description="The same for digits 5 to 9; absent: as `error`.")
     fillers: int = Field(1, ge=0, le=8, description="Meaningless tokens before each step.")
     hint: float = Field(0.5, ge=0.0, le=1.0, description="Share of examples whose prompt shows the final answer.")
+    error_long: Rate | None = Field(
+        None, description="Two modes: the same in long responses, `error` in short ones; absent: one mode."
+    )
 
     @model_validator(mode="after")
     def _range(self) -> "ChainSum":
         if self.shortest > self.longest:
             raise ValueError(f"the range of k runs from {self.shortest} to {self.longest}")
+        if self.error_long is not None and self.error_hard is not None:
+            raise ValueError("error_hard and error_long exclude each other: a step has one error rate")
         return self
 
     @property
@@ -63,22 +73,38 @@ class ChainSum(Component):
         return self.k if isinstance(self.k, int) else self.k[1]
 
     @property
+    def modes(self) -> bool:
+        """Whether responses are short or long."""
+        return self.error_long is not None
+
+    @property
+    def lead(self) -> int:
+        """Tokens of a response before its first step."""
+        return int(self.modes)
+
+    @property
     def width(self) -> int:
-        """Tokens of a step."""
+        """Tokens of a step of a short response."""
         return self.fillers + 2
 
     @property
     def max_response(self) -> int:
         """Tokens of the longest response, its end of sequence included."""
-        return self.longest * self.width + 3
+        return self.lead + self.longest * (self.width + len(CHECKS) * self.modes) + 3
 
     @property
     def max_length(self) -> int:
         """Tokens of the longest row: hinted prompt and response."""
         return self.longest + 4 + self.max_response
 
-    def error_rates(self) -> Float[Tensor, " 10"]:
-        """e(d) of the ten digits, float64."""
+    def widths(self, long: Bool[Tensor, " N"]) -> Int[Tensor, "N 1"]:
+        """Tokens of a step of each response."""
+        return (self.width + len(CHECKS) * long.long())[:, None]
+
+    def error_rates(self, long: bool = False) -> Float[Tensor, " 10"]:
+        """e(d) of the ten digits, float64; in `long` responses `error_long`."""
+        if long and self.error_long is not None:
+            return torch.full((10,), self.error_long, dtype=torch.float64)
         hard = self.error if self.error_hard is None else self.error_hard
         return torch.tensor([self.error] * HARD_DIGIT + [hard] * (10 - HARD_DIGIT), dtype=torch.float64)
 
@@ -130,22 +156,24 @@ def demonstrate(task: ChainSum, given: Rollouts, seed: int, step: int = 0, hint:
     def noise(what: str, width: int) -> Tensor:
         return torch.from_numpy(uniform(seed, f"chain_sum/{what}", row, np.arange(width), step))
 
-    wrong = noise("error", most) < task.error_rates()[digits.clamp(min=0)]
+    long = (noise("mode", 1)[:, 0] < 0.5) & task.modes
+    rates = torch.stack([task.error_rates(), task.error_rates(long=True)])
+    wrong = noise("error", most) < rates[long.long()[:, None], digits.clamp(min=0)]
     offset = torch.where(wrong, 1 + (9 * noise("offset", most)).long(), 0)
     sums = (digits.clamp(min=0) + offset).cumsum(1) % 10
     fillers = FILLER + (FILLERS * noise("filler", most * task.fillers)).long()
     final = sums.gather(1, k[:, None] - 1)
     hinted = noise("hint", 1)[:, 0] < (task.hint if hint is None else hint)
     start = k + 1 + 3 * hinted
-    response = _response(task, digits, k, sums, fillers)
-    column = torch.arange(int((start + k * task.width + 3).max()))
+    response = _response(task, digits, k, sums, fillers, long)
+    length = start + task.lead + k * task.widths(long)[:, 0] + 3
+    column = torch.arange(int(length.max()))
     prompt = torch.full((n, most + 4), PAD)
     prompt[:, :most] = digits
     place = k[:, None] + torch.arange(4)
     prompt.scatter_(1, place, torch.cat([_full(n, EQUALS), _full(n, HINT), final, _full(n, EQUALS)], 1))
     source = torch.cat([prompt, response], 1)
     index = torch.where(column < start[:, None], column, column - start[:, None] + prompt.shape[1])
-    length = start + k * task.width + 3
     ids = torch.where(column < length[:, None], source.gather(1, index.clamp(max=source.shape[1] - 1)), PAD)
     return Rollouts.of(ids, length, start, group=given.group)
 
@@ -229,15 +257,20 @@ def _hint_follows(rollouts: Rollouts, k: Tensor) -> Bool[Tensor, " N"]:
     return (rollouts.prompt_length == k + 4) & (mark == HINT) & (answer < 10) & (equals == EQUALS)
 
 
-def _response(task: ChainSum, digits: Tensor, k: Tensor, sums: Tensor, fillers: Tensor) -> Int[Tensor, "N R"]:
+def _response(
+    task: ChainSum, digits: Tensor, k: Tensor, sums: Tensor, fillers: Tensor, long: Tensor
+) -> Int[Tensor, "N R"]:
     """Response tokens, `PAD` beyond their end: every place takes the token of its step and place in the step."""
     n, most = digits.shape
-    place = torch.arange(most * task.width)
-    steps = torch.cat([fillers.view(n, most, task.fillers), digits[..., None], sums[..., None]], 2).flatten(1)
-    body = torch.where(place < k[:, None] * task.width, steps, PAD)
-    out = torch.cat([body, torch.full((n, 3), PAD)], 1)
+    checks = torch.tensor(CHECKS[: len(CHECKS) * task.modes], dtype=torch.long).expand(n, most, -1)
+    steps = torch.cat([fillers.view(n, most, task.fillers), digits[..., None], sums[..., None], checks], 2)
+    width, own = task.widths(long), steps.shape[2]
+    place = torch.arange(most * own)
+    index = (place // width * own + place % width).clamp(max=most * own - 1)
+    body = torch.where(place < k[:, None] * width, steps.flatten(1).gather(1, index), PAD)
+    out = torch.cat([torch.where(long, LONG, SHORT)[:, None][:, : task.lead], body, torch.full((n, 3), PAD)], 1)
     end = torch.cat([_full(n, HASH), sums.gather(1, k[:, None] - 1), _full(n, EOS)], 1)
-    return out.scatter_(1, k[:, None] * task.width + torch.arange(3), end)
+    return out.scatter_(1, task.lead + k[:, None] * width + torch.arange(3), end)
 
 
 def _digits(task: ChainSum, n: int, seed: int, step: int, round: int, purpose: str) -> tuple[Tensor, Tensor]:

@@ -199,3 +199,16 @@ def test_a_critic_s_stream_without_a_critic_is_refused():
     with pytest.raises(UserError, match="asks for a pass by a critic"):
         check_parts([AsksCritic()], [], (), critic=False)
     check_parts([NeedsValue()], [], (), critic=True)
+
+
+class OnlyEntropy(Stage):
+    needs = ("entropy",)
+
+
+def test_old_log_probs_come_with_entropies_where_they_will_be_needed():
+    for old, asked in ((True, ("entropy", "logp")), (False, ("entropy",))):
+        engine = Counting()
+        passes = Passes(engine, lambda x: list(x), 1.0, None, old)
+        batch = passes.before(OnlyEntropy(), rollouts([True, True]), lambda r: [{}] * len(r))
+        assert engine.calls == [("policy", 2, asked)]
+        assert ("logp_old" in batch.streams) == old

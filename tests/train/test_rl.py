@@ -109,17 +109,17 @@ def broken(what: str, made: Any) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", ["temperature", "positions", "masks"])
-@pytest.mark.parametrize("method", ["grpo", "grpo twice in halves"])
-def test_the_alarm_rings(what, method, tmp_path):
+@pytest.mark.parametrize("method, old", [("grpo", "recompute"), ("dapo", "recompute"), ("dapo", "sampler")])
+def test_the_alarm_rings(what, method, old, tmp_path):
     run = RunDir(tmp_path)
     said: list[str] = []
-    made = toys.learner(method, run=run, say=said.append)
+    made = toys.learner(method, run=run, say=said.append, old=old)
     before = toys.parameters(made)
     with broken(what, made), pytest.raises(RunStopped, match="sampler and trainer disagree") as caught:
         rl(made, Budget(steps=6, seed=7), run)
     assert "temperature" in str(caught.value)
     assert torch.equal(before, toys.parameters(made))
-    assert len(load_rollouts(next((tmp_path / "rollouts").glob("step-*")))[1]) == 12
+    assert len(load_rollouts(next((tmp_path / "rollouts").glob("step-*")))[1]) >= 12
     assert "rollouts" in said[-1]
     assert GAP_LIMIT == 1e-4
 

@@ -1,11 +1,13 @@
 """Terms of the objective: which tokens count, what weighs them, and what they report."""
 
+import math
+
 import pytest
 import torch
 
 from steersman.core.types import Rollouts
 from steersman.objective.components import Aggregation
-from steersman.objective.components_policy import Clipped, ClippedValue, KLLoss, Reinforce
+from steersman.objective.components_policy import GSPO, Clipped, ClippedValue, KLLoss, Reinforce
 from steersman.train.engine.work import Job, Work
 from steersman.train.terms import Live, kl_term, policy_term, sft_term, union, value_term
 
@@ -89,3 +91,15 @@ def test_the_critic_reports_its_error():
     assert term.loss(part, now).unique().tolist() == [0.5]
     assert term.watch(part, now)["value_error"].unique().tolist() == [1.0]
     assert term.weight == 2.0
+
+
+def test_a_ratio_of_the_whole_row_reads_tokens_that_selection_leaves_out():
+    weight = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
+    old = LOGP - torch.tensor([[0.0, 0.3, 0.0, 0.0], [0.0, 0.0, 0.2, 0.0]])
+    part = rollouts(token_weight=weight, logp_old=old)
+    term = policy_term(GSPO(eps_low=0.9, eps_high=9.0), Aggregation(mode="seq_mean_token_mean"))
+    assert term.mask(part).sum() == 2
+    assert union((term,), part, "policy").sum() == 5
+    loss = term.loss(part, live()).detach()
+    assert float(loss[0, 3]) == pytest.approx(-math.exp(0.3 / 3))
+    assert float(loss[1, 1]) == pytest.approx(2 * math.exp(0.2 / 2) * 0.5)

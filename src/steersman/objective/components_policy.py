@@ -28,6 +28,8 @@ class _PolicyLoss(Component):
     """A loss of the policy with the one signature of them all."""
 
     needs: ClassVar[tuple[str, ...]] = ("logp_old", "advantage")
+    whole_rows: ClassVar[bool] = False
+    """Whether `mask` is all action tokens of a row, those that selection leaves out of the loss among them."""
 
     def __call__(self, logp: Tensor, logp_old: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
         """Loss of each token ``[N, L]``."""
@@ -72,6 +74,7 @@ class Clipped(_PolicyLoss):
 class GSPO(_PolicyLoss):
     """Sequence ratio clipped as a whole (arXiv 2507.18071); aggregate with seq_mean_token_mean."""
 
+    whole_rows = True
     kind: Literal["gspo"] = "gspo"
     eps_low: EpsLow = 3e-4
     eps_high: NotNegative = 4e-4

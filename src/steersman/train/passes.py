@@ -71,18 +71,28 @@ class Passes:
         encode: texts, conversations or ids -> token ids.
         temperature: divides the logits, as sampled with.
         context: most tokens of a row; None = no limit.
+        old: whether ``logp_old`` will be needed; it then comes with the entropies, whose forward gives it for nothing.
     """
 
     def __init__(
-        self, engine: Any, encode: Callable[[Sequence[Any]], list[list[int]]], temperature: float, context: int | None
+        self,
+        engine: Any,
+        encode: Callable[[Sequence[Any]], list[list[int]]],
+        temperature: float,
+        context: int | None,
+        old: bool = False,
     ) -> None:
         self.engine, self.encode, self.temperature, self.context = engine, encode, temperature, context
+        self.old = old
         self.done: dict[str, Pass] = {}
         self.tokens = 0
 
     def before(self, stage: Component, rollouts: Rollouts, rows: Rows) -> Rollouts:
         """The rollouts with the streams that `stage` needs from a forward pass."""
-        wanted = [OWN_PASSES[n] for n in stage.needs if n in OWN_PASSES and n not in rollouts.streams]
+        names = [n for n in stage.needs if n in OWN_PASSES and n not in rollouts.streams]
+        if self.old and "entropy" in names and "logp_old" not in {*names, *rollouts.streams}:
+            names.append("logp_old")
+        wanted = [OWN_PASSES[n] for n in names]
         asked = stage.passes() if isinstance(stage, Stage) else ()
         return self.run([*wanted, *(p for p in asked if self.done.get(p.stream) != p)], rollouts, rows)
 

@@ -155,7 +155,9 @@ class RLLearner:
         """A batch ready for its updates, and what is told of it."""
         at = Moment(self.seed, step, self.total)
         temperature = self.settings.drawing.sampling.temperature
-        passes = Passes(self.engine, self.world.encode, temperature, self.engine.context)
+        needed = {n for s in self.stages for n in s.needs}
+        old = "logp_old" in needed or (self.updates > 1 and self.settings.old == "recompute")
+        passes = Passes(self.engine, self.world.encode, temperature, self.engine.context, old)
         found = collect(self.engine, self.world, self.stages, passes, self.settings, at, drawn)
         batch = found.rollouts
         if self.updates > 1 and "logp_old" not in batch.streams and self.settings.old == "sampler":

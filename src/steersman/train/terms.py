@@ -54,6 +54,7 @@ class Term:
         needs: streams of the rollouts that it reads.
         loss: (part of the rollouts, what the forward gave) -> loss of each token ``[N, L]``.
         mask: tokens that count ``[N, L]``, from the rollouts alone, so that denominators are known before any forward.
+        reads: tokens whose log-prob or value the loss reads, where they are more than those that count; None = `mask`.
         aggregation: how the tokens become one number.
         model: whose forward it needs.
         weight: of the term in the objective.
@@ -68,6 +69,7 @@ class Term:
     model: Literal["policy", "critic"] = "policy"
     weight: float = 1.0
     watch: Callable[[Rollouts, Live], Watched] = lambda part, live: {}
+    reads: Callable[[Rollouts], Tensor] | None = None
 
 
 class PolicyLossLike(Protocol):
@@ -94,15 +96,17 @@ def old_logp(part: Rollouts, live: Live) -> Tensor:
 
 def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
     """The policy loss on selected tokens, with its clip shares, the entropy and the log-ratio to the old policy."""
+    seen = counted if getattr(loss, "whole_rows", False) else in_loss
 
     def value(part: Rollouts, live: Live) -> Tensor:
-        return weighted(loss(live.logp, old_logp(part, live), part.streams["advantage"], in_loss(part)), part)
+        return weighted(loss(live.logp, old_logp(part, live), part.streams["advantage"], seen(part)), part)
 
     def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
-        now, old, mask = live.logp.detach(), old_logp(part, live), in_loss(part)
+        now, old, mask = live.logp.detach(), old_logp(part, live), seen(part)
         told = {"entropy": live.entropy, "kl_old": kl_value(now, old, "k3")}
         if part.logp_behaviour is not None:
-            told["gap_mean"] = told["gap_max"] = (old - part.logp_behaviour).abs()
+            # of the sampler and the trainer at rollout weights, that is in the first update of a batch
+            told["gap_mean"] = told["gap_max"] = (now - part.logp_behaviour).abs()
         if hasattr(loss, "clipped_tokens"):
             low, high = loss.clipped_tokens(now, old, part.streams["advantage"], mask)
             told |= {"clip_low": low.float(), "clip_high": high.float()}
@@ -110,7 +114,7 @@ def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
 
     # logp_old is no need: where nobody gave it, the step is at rollout weights.
     needs = tuple(n for n in loss.needs if n != "logp_old")
-    return Term("policy", needs, value, in_loss, aggregation, watch=watch)
+    return Term("policy", needs, value, in_loss, aggregation, watch=watch, reads=seen)
 
 
 def kl_term(loss: KLLoss, aggregation: Aggregation) -> Term:
@@ -149,9 +153,9 @@ def sft_term(weight: float) -> Term:
 
 
 def union(terms: tuple[Term, ...], rollouts: Rollouts, model: str) -> Tensor:
-    """Tokens that some term of `model` counts, bool ``[N, L]``."""
+    """Tokens that some term of `model` reads, bool ``[N, L]``."""
     found = torch.zeros_like(rollouts.action)
     for term in terms:
         if term.model == model:
-            found |= term.mask(rollouts)
+            found |= (term.reads or term.mask)(rollouts)
     return found

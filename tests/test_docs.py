@@ -212,8 +212,10 @@ def same(shown: str, value: Any) -> bool:
     """Whether a cell of the column "default" says what the code says."""
     if isinstance(value, Component):
         return shown.strip("`") == getattr(value, "kind", "table")
-    if isinstance(value, tuple) and value:
+    if isinstance(value, tuple) and value and isinstance(value[0], Component):
         return shown == " ".join(f"`{part.kind}`" for part in value)
+    if isinstance(value, tuple) and value:
+        return shown == f"`{list(value)}`"
     if isinstance(value, dict) and value:
         return shown == " ".join(f"`{k}` {v:g}".replace("10000", "1e4") for k, v in value.items())
     if value is PydanticUndefined:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from constant_policy import save_constant, tokenizer
 from tiny_files import write
 
 from steersman.core.config import Source, merge, validate
@@ -19,7 +20,7 @@ from steersman.recipes.rl_job import carry_out_rl
 from steersman.recipes.training import Runtime
 from steersman.store.checkpoint import list_checkpoints
 from steersman.store.run import RunDir
-from steersman.task import chain_sum
+from steersman.task import chain_sum, tiny_code_language
 
 
 @pytest.fixture(autouse=True)
@@ -140,13 +141,84 @@ def test_chain_sum_grades_itself_and_wants_its_own_tokens(desk: SimpleNamespace,
         run(validate(RLRecipe, Source(long, {}, "the test")), "long")
 
 
-def digits() -> Any:
-    """A tokenizer with chain_sum's token table."""
+@pytest.fixture(scope="module")
+def coder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untaught policy of TinyCode's tokens."""
+    from steersman.language.build import SmallModel, build_model
+    from steersman.language.save import save_model
+
+    eos, pad = tiny_code_language.EOS, tiny_code_language.PAD
+    size = SmallModel(width=16, layers=1, heads=2, context=80)
+    model = build_model(size, tiny_code_language.VOCABULARY, 0, eos_id=eos, pad_id=pad)
+    return save_model(model, digits(tiny_code_language.TOKENS), tmp_path_factory.mktemp("coder") / "model")
+
+
+def coding(coder: Path, **tables: Any) -> RLRecipe:
+    task = {"kind": "tiny_code", "inputs": "int", "size": [2, 4], "evaluation": 3} | tables.pop("task", {})
+    values = {"model": {"path": str(coder)}, "budget": {"batch": 2, "steps": 2}, "task": task} | tables
+    return validate(RLRecipe, Source(values, {}, "the test"))
+
+
+def test_tiny_code_grades_itself_and_wants_its_own_tokens(desk: SimpleNamespace, coder: Path, run: Any) -> None:
+    made = coding(coder)
+    assert made.rollout.max_new_tokens == made.task.max_response == 40
+    done = run(made)
+    assert {"accuracy", "reward", "length"} <= done.result["evaluation"].keys()
+    assert any("made as they are needed" in line for line in done.said)
+    with pytest.raises(UserError, match="task: the model's tokens are not those of tiny_code"):
+        run(coding(desk.model), "other tokens")
+    with pytest.raises(UserError, match=r"(?s)context of 80.*40 are enough"):
+        run(coding(coder, rollout={"max_new_tokens": 50}), "long")
+    with pytest.raises(UserError, match=r"(?s)tiny_code grades itself.*task\.sandbox"):
+        run(coding(coder, reward={"kind": "code"}), "graded")
+
+
+def test_tiny_code_is_graded_alike_in_the_sandbox(coder: Path, run: Any) -> None:
+    pytest.importorskip("pydantic_monty")
+    own, boxed = (run(coding(coder, task={"sandbox": s}), s).rows for s in ("none", "monty"))
+    shares = [{k: v for k, v in row.items() if "status" in k or "reward" in k} for row in own]
+    assert any(shares)
+    assert shares == [{k: v for k, v in row.items() if "status" in k or "reward" in k} for row in boxed]
+
+
+def test_a_reward_model_pays_for_tiny_code_and_the_tests_say_what_is_correct(
+    coder: Path, run: Any, tmp_path: Path
+) -> None:
+    from steersman.reward.model import build_reward_model, save_reward_model
+
+    folder, words = tmp_path / "reward", digits(tiny_code_language.TOKENS)
+    save_reward_model(build_reward_model(coder, 0), words, folder, {"mean": 0.0, "std": 1.0})
+    done = run(coding(coder, reward={"kind": "model", "path": str(folder)}, stages=["grpo", "adora", "uniform"]))
+    assert done.result["evaluation"]["accuracy"] == 0.0
+    assert done.result["evaluation"]["reward"] not in (0.0, 1.0)
+
+
+def test_programs_are_rewarded_by_the_tests_of_their_prompts(desk: SimpleNamespace, run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("pydantic_monty")
+    words, right, wrong = tokenizer(chat=False), "def f(x): return x + 1", "def f(x): return 2"
+    words.add_tokens([right, wrong])
+    policy = save_constant(tmp_path / "programmer", {right: 0.3, wrong: 0.3, "": 0.4}, words)
+    rows = [{"prompt": f"{i} =", "tests": [["f", [1], 2], ["f", [i], i + 1]]} for i in range(6)]
+    file = str(write(tmp_path / "programs.jsonl", rows))
+    usual: dict[str, Any] = {"model": {"path": str(policy)}, "reward": {"kind": "code", "workers": 1}}
+    usual |= {"budget": {"batch": 6, "steps": 12}, "optim": {"lr": 0.1}, "rollout": {"max_new_tokens": 3}}
+    usual |= {"evaluation": {"samples": 16}, "task": {"train": file, "evaluation": file}}
+    done = run(validate(RLRecipe, Source(usual, {}, "the test")))
+    shares = next(r for r in done.rows if "train/status/correct" in r)
+    assert all(shares[f"train/status/{name}"] > 0 for name in ("correct", "wrong", "error", "no_code"))
+    assert done.result["evaluation"]["accuracy_low"] > done.result["before"]["accuracy_high"]
+    untested = usual | {"task": {"train": str(write(tmp_path / "no.jsonl", [{"prompt": "a", "answer": "b"}]))}}
+    with pytest.raises(UserError, match="has no tests"):
+        run(validate(RLRecipe, Source(untested, {}, "the test")), "untested")
+
+
+def digits(tokens: tuple[str, ...] = chain_sum.TOKENS) -> Any:
+    """A tokenizer with the token table of chain_sum, or of another task."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    table = {t: i for i, t in enumerate(chain_sum.TOKENS)}
+    table = {t: i for i, t in enumerate(tokens)}
     known = {"eos_token": "<eos>", "pad_token": "<pad>"}
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(table, unk_token="<pad>")), **known)
 

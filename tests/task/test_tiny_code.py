@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from steersman.core.errors import UserError
-from steersman.core.types import Rollouts
+from steersman.core.types import Rollouts, Scores
 from steersman.reward.code import CODE_STATUSES, CodeReward, WholeCode
 from steersman.reward.code_grader import CodeGrader
 from steersman.reward.sandbox import Sandbox, SandboxFault
@@ -22,7 +22,7 @@ from steersman.task.tiny_code_functions import (
     probes,
 )
 from steersman.task.tiny_code_language import EOS, PAD, evaluate, parse, size, text_of, tokenize
-from steersman.task.tiny_code_world import TinyCodeWorld
+from steersman.task.tiny_code_world import HELD_OUT_SEED, TinyCodeWorld
 
 SIGNATURES = [("int", "int"), ("list", "int"), ("list", "list")]
 STANDARD_ERRORS = 4.0
@@ -274,10 +274,41 @@ def test_the_world():
         with pytest.raises(UserError, match=match):
             world.encode([bad])
     with pytest.raises(UserError, match="purpose"):
-        TinyCodeWorld(TinyCode(), held_out_purpose="rl")
+        TinyCodeWorld(TinyCode(), 3, held_out_purpose="other")
+    same = TinyCodeWorld(TinyCode(inputs="int", size=(2, 4)), 40, held_out_purpose="rl")
+    assert not {*same.held_out().ids} & {*same.draw(40, HELD_OUT_SEED, 0).ids}  # the functions are the same
+    assert {r["answer"] for r in same.held_out().rows} & {r["answer"] for r in same.draw(40, HELD_OUT_SEED, 0).rows}
     with pytest.raises(UserError, match="held_out_size"):
         TinyCodeWorld(TinyCode(), -1)
     world.close()
+
+
+@pytest.mark.parametrize("inputs", ["int", "list", "both"])
+def test_no_prompt_is_longer_than_is_said(inputs):
+    task = TinyCode(inputs=inputs)
+    seen = int(prompts(task, 300, 0, purpose="sft").prompts.prompt_length.max())
+    assert seen <= task.max_prompt
+    widest = {"int": ["f(-9)=-9999 "], "list": ["f([-9,-9,-9,-9,-9])=[-9999,-9999,-9999,-9999,-9999] "]}
+    text = widest.get(inputs, widest["list"]) * task.shown
+    assert len(tokenize("".join(text) + "; ")) == task.max_prompt
+
+
+def test_a_reward_model_pays_and_the_tests_say_what_is_correct():
+    class Model:
+        def __call__(self, rollouts):
+            valid = torch.arange(len(rollouts)) != 1
+            value = torch.where(valid, torch.arange(len(rollouts)) / 2.0, torch.nan)
+            return Scores(value, valid, {}, {1: "the reward model gave nan"})
+
+        model = torch.nn.Linear(1, 1)
+
+    world = TinyCodeWorld(TinyCode(inputs="int"), model=Model())
+    shown = demonstrate(prompts(world.task, 3, 1, 2))
+    graded = world.grade(shown, world.draw(3, 1, 2).rows)
+    assert graded.scores.valid.tolist() == [True, False, True]
+    assert graded.scores.value[[0, 2]].tolist() == [0.0, 1.0]
+    assert graded.scores.parts["correct"].tolist() == [True] * 3
+    assert graded.scores.errors == {1: "the reward model gave nan"}
 
 
 def test_bad_input():

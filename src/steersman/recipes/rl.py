@@ -24,6 +24,7 @@ from steersman.recipes.presets import lay_under
 from steersman.recipes.rl_tasks import AnyReward, Task
 from steersman.recipes.training import AnyRecipe, KeepsDefaults, or_component
 from steersman.task.chain_sum import ChainSum
+from steersman.task.tiny_code import TinyCode
 from steersman.train.engine.work import MOST_SAMPLES
 from steersman.train.loop import Budget
 from steersman.train.optimise import AdamW
@@ -32,6 +33,7 @@ CRITIC_RATE = 10.0
 """The critic's learning rate is this times the policy's, unless it has one of its own."""
 CACHE_SHARE = 5
 """DAPO punishes the last fifth of the allowed length (4,096 of 20,480 tokens)."""
+_KNOW_LONGEST: dict[str, type[ChainSum] | type[TinyCode]] = {"chain_sum": ChainSum, "tiny_code": TinyCode}
 
 
 class Rollout(Component):
@@ -199,16 +201,13 @@ def _follow(values: dict[str, Any]) -> None:
 
 
 def _longest(values: dict[str, Any]) -> Any:
-    """`rollout.max_new_tokens`; of chain_sum it is by default the longest response there is, and is written down."""
+    """`rollout.max_new_tokens`; where a task knows its longest response, that one is written down."""
     task = values.get("task")
-    if (
-        isinstance(task, dict)
-        and task.get("kind") == "chain_sum"
-        and isinstance(values.setdefault("rollout", {}), dict)
-    ):
+    own = _KNOW_LONGEST.get(str(task.get("kind"))) if isinstance(task, dict) else None
+    if own is not None and isinstance(values.setdefault("rollout", {}), dict):
         try:
-            known = {k: v for k, v in task.items() if k in ChainSum.model_fields}
-            values["rollout"].setdefault("max_new_tokens", ChainSum.model_validate(known).max_response)
+            known = {k: v for k, v in task.items() if k in own.model_fields}
+            values["rollout"].setdefault("max_new_tokens", own.model_validate(known).max_response)
         except ValidationError:
             pass  # told when the task itself is validated
     return _inside(values, "rollout", "max_new_tokens", Rollout.model_fields["max_new_tokens"].default)

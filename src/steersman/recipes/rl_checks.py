@@ -14,7 +14,7 @@ from steersman.objective.components_reward import KLReward, Overlong
 from steersman.objective.select.groups import DynamicSampling
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_parts import gives, needs_critic, terms_of
-from steersman.recipes.rl_tasks import ChainSumPrompts
+from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward, TinyCodePrompts
 from steersman.reward.verifiable import RewardFunction
 from steersman.train.passes import check_parts
 
@@ -30,6 +30,9 @@ def check_method(recipe: RLRecipe) -> list[str]:
     """
     if isinstance(recipe.task, ChainSumPrompts) and recipe.reward is not None:
         raise UserError("chain_sum grades itself", where="reward", cure="Leave the table out.")
+    if isinstance(recipe.task, TinyCodePrompts) and not isinstance(recipe.reward, ModelReward | None):
+        cure = "Leave the table out, or let a reward model pay; for where programs run, see task.sandbox."
+        raise UserError("tiny_code grades itself by its tests", where="reward", cure=cure)
     _check_critic(recipe)
     _check_advantage(recipe)
     check_parts(recipe.stages, terms_of(recipe), gives(recipe), recipe.critic is not None)

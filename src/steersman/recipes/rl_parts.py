@@ -9,7 +9,7 @@ from steersman.core.component import OWN_PASSES, Stage
 from steersman.core.errors import UserError
 from steersman.objective.components_policy import KLLoss
 from steersman.recipes.rl import RLRecipe
-from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward
+from steersman.recipes.rl_tasks import ModelReward, OwnTask
 from steersman.reward.verifiable import Verifiable
 from steersman.train.engine.work import Drawing
 from steersman.train.evaluate import Evaluation
@@ -34,7 +34,7 @@ def stages_of(recipe: RLRecipe) -> tuple[Stage, ...]:
 
 def gives(recipe: RLRecipe) -> tuple[str, ...]:
     """Optional fields of the rollouts that grading will fill, as the task's world says when it is made."""
-    if isinstance(recipe.task, ChainSumPrompts) or isinstance(recipe.reward, Verifiable):
+    if isinstance(recipe.task, OwnTask) or isinstance(recipe.reward, Verifiable):
         return ("correct", "answer")
     return () if isinstance(recipe.reward, ModelReward) else ("correct",)
 

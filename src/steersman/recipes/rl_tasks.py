@@ -12,6 +12,8 @@ from steersman.reward.code import CodeReward
 from steersman.reward.verifiable import RewardFunction, Verifiable
 from steersman.task.chain_sum import ChainSum
 from steersman.task.prompts import ReasoningGymTask
+from steersman.task.tiny_code import TinyCode
+from steersman.task.tiny_code_functions import Purpose
 
 HELD_OUT = 256
 """Held-out prompts of tasks that make their own."""
@@ -46,7 +48,20 @@ class ChainSumPrompts(ChainSum):
     evaluation: int = Field(HELD_OUT, ge=0, description="number of held-out prompts")
 
 
-Task = Annotated[QuestionFiles | GymQuestions | ChainSumPrompts, Field(discriminator="kind")]
+class TinyCodePrompts(TinyCode):
+    """Programs from examples of what they do; the policy's tokens are the language's, and tests grade them."""
+
+    purpose: Purpose = Field("rl", description="whose functions training asks for")
+    evaluation: int = Field(HELD_OUT, ge=0, description="number of held-out prompts")
+    evaluation_purpose: Purpose = Field("validation", description="whose functions they ask for")
+    sandbox: Literal["none", "monty", "subprocess"] = Field(
+        "none", description="where programs run; none = the language's own evaluator, with the same grades"
+    )
+
+
+OwnTask = ChainSumPrompts | TinyCodePrompts
+"""Tasks that make and grade their prompts themselves."""
+Task = Annotated[QuestionFiles | GymQuestions | ChainSumPrompts | TinyCodePrompts, Field(discriminator="kind")]
 """Every source of prompts that a recipe can name by ``kind``."""
 
 

@@ -12,13 +12,15 @@ import torch
 from steersman.core.errors import UserError
 from steersman.language.load import check_same_vocabulary, load_tokenizer
 from steersman.recipes.rl import RLRecipe
-from steersman.recipes.rl_tasks import ChainSumPrompts, GymQuestions, ModelReward, QuestionFiles
+from steersman.recipes.rl_tasks import ChainSumPrompts, GymQuestions, ModelReward, QuestionFiles, TinyCodePrompts
 from steersman.reward.code_grader import grader_of
 from steersman.reward.model import RewardModel, build_reward_model, load_reward_model
+from steersman.reward.sandbox import Sandbox
 from steersman.reward.verifiable import Verifiable
 from steersman.store.files import read_json
-from steersman.task import chain_sum
+from steersman.task import chain_sum, tiny_code_language
 from steersman.task.prompts import QuestionFile, Questions, ReasoningGymQuestions, read_questions
+from steersman.task.tiny_code_world import TinyCodeWorld
 from steersman.task.world import World
 from steersman.task.worlds import ChainSumWorld, TextWorld
 
@@ -52,9 +54,13 @@ def make_world(
     task = recipe.task
     if isinstance(task, ChainSumPrompts):
         return _chain_sum(recipe, task, tokenizer, context), None, ["chain_sum: prompts are made as they are needed"]
+    device = device or torch.device("cpu")
+    if isinstance(task, TinyCodePrompts):
+        world = _tiny_code(recipe, task, tokenizer, context, device, micro_tokens)
+        return world, None, ["tiny_code: prompts are made as they are needed"]
     train, held_out = _questions(recipe)
-    grader = _grader(recipe, tokenizer, allow_import, device or torch.device("cpu"), micro_tokens)
-    world = TextWorld(
+    grader = _grader(recipe, tokenizer, allow_import, device, micro_tokens)
+    texts = TextWorld(
         train,
         tokenizer,
         grader,
@@ -64,23 +70,44 @@ def make_world(
         max_new_tokens=recipe.rollout.max_new_tokens,
     )
     if isinstance(task, GymQuestions):  # made when drawn: what is wrong with the first ones is said now
-        world.draw(recipe.budget.batch, recipe.budget.seed, 0)
-        world.held_out(recipe.evaluation.prompts)
+        texts.draw(recipe.budget.batch, recipe.budget.seed, 0)
+        texts.held_out(recipe.evaluation.prompts)
     notes = [f"{len(train):,} prompts, {'no' if held_out is None else f'{len(held_out):,}'} held-out ones"]
-    if world.leaked:
-        notes.append(f"warning: {world.leaked:,} held-out prompts are training prompts too")
-    return world, len(train), notes
+    if texts.leaked:
+        notes.append(f"warning: {texts.leaked:,} held-out prompts are training prompts too")
+    return texts, len(train), notes
 
 
 def _chain_sum(recipe: RLRecipe, task: ChainSumPrompts, tokenizer: Any, context: int | None) -> World:
-    if tuple(tokenizer.convert_ids_to_tokens(list(range(chain_sum.VOCABULARY)))) != chain_sum.TOKENS:
-        what = "the model's tokens are not those of chain_sum"
-        raise UserError(what, where="task", cure="Give a model that was trained on chain_sum.")
-    most = task.longest + 1 + recipe.rollout.max_new_tokens
+    _check_tokens("chain_sum", chain_sum.TOKENS, tokenizer)
+    _check_room(task.longest + 1, task.max_response, recipe, context)
+    return ChainSumWorld(task, task.evaluation)
+
+
+def _tiny_code(
+    recipe: RLRecipe, task: TinyCodePrompts, tokenizer: Any, context: int | None, device: torch.device, micro: int
+) -> World:
+    _check_tokens("tiny_code", tiny_code_language.TOKENS, tokenizer)
+    _check_room(task.max_prompt, task.max_response, recipe, context)
+    reward = recipe.reward
+    model = _reward_model(reward, tokenizer, device, micro) if isinstance(reward, ModelReward) else None
+    sandbox = None if task.sandbox == "none" else Sandbox(task.sandbox)
+    purposes = task.purpose, task.evaluation_purpose
+    return TinyCodeWorld(task, task.evaluation, *purposes, sandbox=sandbox, model=model)
+
+
+def _check_tokens(name: str, tokens: Sequence[str], tokenizer: Any) -> None:
+    if tuple(tokenizer.convert_ids_to_tokens(list(range(len(tokens))))) != tuple(tokens):
+        cure = f"Give a model that was trained on {name}."
+        raise UserError(f"the model's tokens are not those of {name}", where="task", cure=cure)
+
+
+def _check_room(longest: int, enough: int, recipe: RLRecipe, context: int | None) -> None:
+    """Prompts of up to `longest` tokens and the responses allowed fit the policy's context."""
+    most = longest + recipe.rollout.max_new_tokens
     if context is not None and most > context:
         what = f"prompts and responses have up to {most} tokens, more than the model's context of {context}"
-        raise UserError(what, where="rollout.max_new_tokens", cure=f"{task.max_response} are enough for this task.")
-    return ChainSumWorld(task, task.evaluation)
+        raise UserError(what, where="rollout.max_new_tokens", cure=f"{enough} are enough for this task.")
 
 
 def _questions(recipe: RLRecipe) -> tuple[Questions, Questions | None]:
@@ -101,7 +128,7 @@ def _grader(
     reward = recipe.reward
     if isinstance(reward, ModelReward):
         return _reward_model(reward, tokenizer, device, micro_tokens)
-    assert reward is not None, "every task but chain_sum has a reward"
+    assert reward is not None, "every task that does not grade itself has a reward"
     return grader_of(reward, allow_import)
 
 

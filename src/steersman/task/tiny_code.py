@@ -50,6 +50,8 @@ _SIGNATURES: dict[str, tuple[tuple[Kind, Kind], ...]] = {
     "list": (("list", "int"), ("list", "list")),
     "both": (("int", "int"), ("list", "int"), ("list", "list")),
 }
+_EXAMPLE: dict[tuple[Kind, Kind], int] = {("int", "int"): 12, ("list", "int"): 26, ("list", "list"): 52}
+"""Most tokens of an example: ``f()= `` and both values, an int of an input 2 and of a result 5, a list 5 of them."""
 
 
 class TinyCode(Component):
@@ -74,6 +76,11 @@ class TinyCode(Component):
     def max_response(self) -> int:
         """Tokens of the longest response asked for, its end of sequence included."""
         return MAX_TOKENS + 1
+
+    @property
+    def max_prompt(self) -> int:
+        """Tokens that no prompt exceeds."""
+        return self.shown * max(_EXAMPLE[pair] for pair in _SIGNATURES[self.inputs]) + len(" ; ") - 1
 
 
 @dataclass(frozen=True, slots=True)

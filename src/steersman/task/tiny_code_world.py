@@ -1,20 +1,27 @@
 """TinyCode as a world that a loop can be given. Leaves out: the task itself (`tiny_code`)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
+
 from steersman.core.errors import UserError
-from steersman.core.types import Rollouts
+from steersman.core.types import Rollouts, Scores
 from steersman.language.encode import check_ids
+from steersman.reward.model import RewardModel
 from steersman.reward.sandbox import Sandbox
 from steersman.reward.verifiable import Graded, Row
 from steersman.task.tiny_code import Asked, TinyCode, grade, prompts
 from steersman.task.tiny_code_functions import Purpose
 from steersman.task.tiny_code_language import text_of, tokenize
 from steersman.task.world import Prompts
+from steersman.task.worlds import model_scores
 
 HELD_OUT_SEED = 0
 """Seed of the held-out prompts; they are the same for every run."""
+HELD_OUT_STEP = 2**31
+"""Step of the held-out prompts, which no run reaches: they are new even where training asks for the same functions."""
 
 
 class TinyCodeWorld:
@@ -24,11 +31,12 @@ class TinyCodeWorld:
         task: the knobs.
         held_out_size: prompts of evaluation; 0 = none.
         purpose: whose functions training asks for.
-        held_out_purpose: whose functions evaluation asks for; none of them is asked for in training.
+        held_out_purpose: whose functions evaluation asks for; another purpose has none of the functions of training.
         sandbox: where programs run; None = the language's own evaluator, with the same grades.
+        model: gives the reward in place of the tests, which then only say what is correct; None = they give both.
 
     Raises:
-        UserError: a negative size, the same purpose twice, or no function of the wanted sizes.
+        UserError: a negative size, an unknown purpose, or no function of the wanted sizes.
     """
 
     gives = ("correct", "answer")
@@ -40,14 +48,14 @@ class TinyCodeWorld:
         purpose: Purpose = "rl",
         held_out_purpose: Purpose = "validation",
         sandbox: Sandbox | None = None,
+        model: RewardModel | None = None,
     ) -> None:
         if held_out_size < 0:
             raise UserError(f"is {held_out_size}", where="held_out_size", allowed="0 or more")
-        if purpose == held_out_purpose:
-            raise UserError(f"is that of training, {purpose!r}", where="held_out_purpose", allowed="another purpose")
         self.task, self.held_out_size, self.sandbox = task, held_out_size, sandbox
-        self.purpose, self.held_out_purpose = purpose, held_out_purpose
-        prompts(task, 1, HELD_OUT_SEED, purpose=purpose)
+        self.purpose, self.held_out_purpose, self.model = purpose, held_out_purpose, model
+        for asked in {purpose, held_out_purpose} if held_out_size else {purpose}:
+            prompts(task, 1, HELD_OUT_SEED, purpose=asked)
 
     def draw(self, n: int, seed: int, step: int, round: int = 0) -> Prompts:
         """`n` training prompts."""
@@ -56,11 +64,22 @@ class TinyCodeWorld:
     def held_out(self, n: int | None = None) -> Prompts | None:
         """The first `n` prompts of evaluation (None = all); None where there are none."""
         size = self.held_out_size if n is None else min(n, self.held_out_size)
-        return None if size < 1 else _prompts(prompts(self.task, size, HELD_OUT_SEED, purpose=self.held_out_purpose))
+        if size < 1:
+            return None
+        return _prompts(prompts(self.task, size, HELD_OUT_SEED, HELD_OUT_STEP, purpose=self.held_out_purpose))
 
     def grade(self, rollouts: Rollouts, rows: Sequence[Row]) -> Graded:
-        """1 if a response is right on all its tests, else 0; the answer is its text. Invalid rows stay invalid."""
-        return grade(rollouts, rows, self.sandbox)
+        """1 if a response is right on all its tests, else 0, or what the reward model says; the answer is its text.
+
+        Invalid rows stay invalid, and a row that the reward model cannot score becomes so.
+        """
+        tested = grade(rollouts, rows, self.sandbox)
+        if self.model is None:
+            return tested
+        paid, said = model_scores(self.model, rollouts), tested.scores
+        valid = paid.valid & said.valid
+        scores = Scores(torch.where(valid, paid.value, torch.nan), valid, said.parts, paid.errors | said.errors)
+        return replace(tested, scores=scores)
 
     def texts(self, rollouts: Rollouts) -> list[tuple[str, str]]:
         """(prompt, response) of each row, e.g. ("f(2)=5 f(-1)=-1 f(4)=9 ; ", "x*2+1<eos>")."""

@@ -132,7 +132,7 @@ class TextWorld:
         if self.grader is None:
             raise UserError("there is no grader", where="grade")
         if isinstance(self.grader, RewardModel):
-            return Graded(_by_model(self.grader, rollouts), (None,) * len(rollouts))
+            return Graded(model_scores(self.grader, rollouts), (None,) * len(rollouts))
         prompts, completions = zip(*self.texts(rollouts), strict=True) if rows else ((), ())
         return self.grader(prompts, completions, rows, rollouts.valid.tolist())
 
@@ -254,7 +254,7 @@ def numbers(source: Questions, n: int, seed: int, step: int, round: int = 0) -> 
     return [order[(start + i) % len(order)] for i in range(n)]
 
 
-def _by_model(model: RewardModel, rollouts: Rollouts) -> Scores:
+def model_scores(model: RewardModel, rollouts: Rollouts) -> Scores:
     """A reward model's scores, on the rollouts' device; a row that is not valid in the rollouts stays invalid."""
     there = next(model.model.parameters()).device
     scores, here = model(rollouts.to(there)), rollouts.ids.device

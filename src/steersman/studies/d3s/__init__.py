@@ -14,7 +14,7 @@ from steersman.studies.d3s import claims, show
 from steersman.studies.d3s.names import PARTS, POLICIES
 from steersman.study.declare import Cell, Mode, ModeName, NotTestable, Result, Study, Word
 
-MINUTES = {"quick": 2.0, "full": 18.0}
+MINUTES = {"quick": 1.5, "full": 14.0}
 NOTES = {
     "quick": "Five arms with fillers, 30 batches, four seeds; gradients of 16 batches. No other control, nothing "
     "without fillers, no GSPO.",

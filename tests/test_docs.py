@@ -266,11 +266,11 @@ def test_every_loss_is_named() -> None:
 def test_every_preset_stage_and_policy_loss_is_named() -> None:
     from steersman.objective.components_policy import PolicyLoss
     from steersman.objective.stages import AnyStage
-    from steersman.recipes.presets import PRESETS
+    from steersman.recipes.presets import SHIPPED
 
     kinds = {m.model_fields["kind"].default for union in (AnyStage, PolicyLoss) for m in models(union)}
     assert {"grpo", "clipped"} <= kinds
-    assert kinds | PRESETS.keys() <= set(re.findall(r"`([a-z0-9_]+)`", prose("docs/rl.md")))
+    assert kinds | SHIPPED.keys() <= set(re.findall(r"`([a-z0-9_]+)`", prose("docs/rl.md")))
 
 
 def test_metrics_are_measured_somewhere() -> None:

@@ -8,10 +8,13 @@ import pytest
 from steersman.core.component import Component, Stage
 from steersman.core.config import Source, dump, read, to_toml, validate
 from steersman.core.errors import UserError
+from steersman.objective.components_adora import ADORA
 from steersman.objective.components_advantage import GRPO, RLOO, UniformCredit
+from steersman.objective.components_d3s import D3SRows, D3STokens
+from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import GSPO, Clipped
 from steersman.objective.components_reward import Overlong
-from steersman.recipes.presets import PRESETS
+from steersman.recipes.presets import COMBINED, PRESETS, SHIPPED
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_checks import check_method
 from steersman.reward.verifiable import ReasoningGym
@@ -37,7 +40,7 @@ def recipe(*sets: str, **tables: Any) -> RLRecipe:
     return validate(RLRecipe, read(None, sets, {**BASE, **tables}))
 
 
-@pytest.mark.parametrize("name", [None, *PRESETS])
+@pytest.mark.parametrize("name", [None, *SHIPPED])
 def test_every_preset_is_valid_and_survives_toml_and_json(name: str | None, tmp_path: Path) -> None:
     found = recipe(*([] if name is None else [f"preset={name}"]))
     assert check_method(found) == []
@@ -72,6 +75,13 @@ def test_presets_say_what_their_papers_say() -> None:
     assert ppo.critic is not None
     assert (ppo.critic.clip, ppo.critic.optim.lr, ppo.optim.lr) == (0.2, 1e-5, 1e-6)
     assert [(p.steps, p.trains) for p in ppo.budget.phases] == [(10, ("critic",))]
+
+
+def test_the_combined_recipe_has_each_method_with_its_own_defaults_in_our_order() -> None:
+    found = recipe("preset=pf_ppo_adora_d3s")
+    assert found.stages == (GRPO(), ADORA(), UniformCredit(), PFPPO(), D3SRows(), D3STokens())
+    assert (found.loss, found.kl, found.aggregate.mode) == (Clipped(), None, "token_mean")
+    assert not COMBINED.keys() & PRESETS.keys()
 
 
 def test_the_users_keys_win_and_a_table_of_another_kind_replaces_the_presets() -> None:

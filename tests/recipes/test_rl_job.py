@@ -13,7 +13,7 @@ from tiny_files import write
 from steersman.core.config import Source, merge, validate
 from steersman.core.errors import UserError
 from steersman.recipes.jobs import identity
-from steersman.recipes.presets import PRESETS
+from steersman.recipes.presets import SHIPPED
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_estimate import described, measures
 from steersman.recipes.rl_job import carry_out_rl
@@ -78,7 +78,7 @@ def run(desk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return go
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_preset_makes_two_steps(desk: SimpleNamespace, run: Any, name: str) -> None:
     phases = {"phases": [{"steps": 1, "trains": ["critic"]}]} if name == "ppo" else {}
     done = run(recipe(desk, preset=name, budget=phases))

@@ -86,15 +86,15 @@ def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
 
     from steersman.core.config import read, to_toml, validate
     from steersman.core.errors import UserError
-    from steersman.recipes.presets import PRESETS
+    from steersman.recipes.presets import SHIPPED
     from steersman.recipes.verbs import RECIPES, check
 
-    if name not in RECIPES and name not in PRESETS:
-        near = get_close_matches(name, [*RECIPES, *PRESETS], n=1)
+    if name not in RECIPES and name not in SHIPPED:
+        near = get_close_matches(name, [*RECIPES, *SHIPPED], n=1)
         cure = f"Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{name!r} is not known", where="name", allowed=", ".join([*RECIPES, *PRESETS]), cure=cure)
+        raise UserError(f"{name!r} is not known", where="name", allowed=", ".join([*RECIPES, *SHIPPED]), cure=cure)
     base: dict[str, object] = {"verb": name if name in RECIPES else "rl", "model": {"path": "path/to/model"}}
-    base |= {"preset": name} if name in PRESETS else {}
+    base |= {"preset": name} if name in SHIPPED else {}
     rows = {"train": "train.jsonl"}
     base |= {"task": {"kind": "questions"} | rows} if base["verb"] == "rl" else {"data": rows}
     recipe = validate(RECIPES[str(base["verb"])], read(None, overrides, base), allow_import)

@@ -116,6 +116,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Name -> tables of `recipes.rl.RLRecipe`."""
 
+COMBINED: dict[str, dict[str, Any]] = {
+    # arXiv 2409.06957, 2602.10019 and 2509.22115 together, each with its own defaults; the order is ours. What needs
+    # whole groups comes first (advantage, ADORA's criteria), then PF-PPO drops responses by rank, then D3S chooses
+    # rows and tokens among what is left. No paper names a rate for this; ours is that of most presets.
+    "pf_ppo_adora_d3s": {
+        "stages": ["grpo", "adora", "uniform", "pf_ppo", "d3s_rows", "d3s_tokens"],
+        "loss": {"kind": "clipped", "eps_low": 0.2, "eps_high": 0.28},
+        "aggregate": PER_TOKEN,
+        "optim": RATE,
+    },
+}
+"""Recipes of ours that put published methods together, in the same form."""
+SHIPPED = PRESETS | COMBINED
+"""Every name that ``preset`` may have."""
+
 
 def lay_under(source: Source, keys: Iterable[str]) -> dict[str, Any]:
     """The values of a source over those of the preset that it names; the key ``preset`` is then gone.
@@ -134,11 +149,11 @@ def lay_under(source: Source, keys: Iterable[str]) -> dict[str, Any]:
     if "preset" not in values:
         return values
     name = values.pop("preset")
-    if name not in PRESETS:
-        near = get_close_matches(str(name), PRESETS, n=1)
+    if name not in SHIPPED:
+        near = get_close_matches(str(name), SHIPPED, n=1)
         cure = f"Did you mean {near[0]!r}?" if near else ""
         where = f"preset ({source.place('preset')})"
-        raise UserError(f"{name!r} is not known", where=where, allowed=", ".join(PRESETS), cure=cure)
-    found = copy.deepcopy(PRESETS[name])
+        raise UserError(f"{name!r} is not known", where=where, allowed=", ".join(SHIPPED), cure=cure)
+    found = copy.deepcopy(SHIPPED[name])
     merge(found, values)
     return found

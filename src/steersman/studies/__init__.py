@@ -5,6 +5,7 @@
 
 STUDIES: dict[str, str] = {
     "adora": "steersman.studies.adora:STUDY",
+    "compose": "steersman.studies.compose:STUDY",
     "d3s": "steersman.studies.d3s:STUDY",
     "rdpo": "steersman.studies.rdpo:STUDY",
     "rl-presets": "steersman.studies.rl_presets:STUDY",

@@ -1,5 +1,6 @@
-"""Stages that only a study of the running-sum task can have, since they read its exact truth.
+"""Stages of studies only.
 
+`Learnt` counts what is learnt from, on any task. The others are for the running-sum task, whose exact truth they read:
 `Kept` tells what is learnt from and changes nothing; `Decisive` is an oracle's choice of tokens. A recipe names them by
 ``kind = "steersman.studies.rl_stages:Kept"``. Leaves out: the truth itself (`task.chain_sum_truth`).
 """
@@ -20,6 +21,17 @@ from steersman.task.chain_sum_truth import Role, read
 def _roles(fillers: int, rollouts: Rollouts) -> Tensor:
     """`Role` of each token ``[N, L]``."""
     return read(ChainSum(fillers=fillers), rollouts).role
+
+
+class Learnt(Stage):
+    """Reports rows and tokens in the loss; changes nothing."""
+
+    kind: Literal["learnt"] = "learnt"
+
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
+        """Count."""
+        mask = in_loss(rollouts)
+        return rollouts, {"rows": float(mask.any(1).sum()), "tokens": float(mask.sum())}
 
 
 class Kept(Stage):

@@ -22,6 +22,8 @@ from steersman.study.plan import make_plan
 
 ALPHA = 0.05
 STANDARD_ERRORS = 4.0
+WRITTEN = 2e-4
+"""Streams of samples are rounded to four decimals."""
 TINY = {"batches": 2, "evaluate_every": 1, "held_out": 12, "judged": 12}
 CLAIMS = {claim.id: claim for claim in claims.CLAIMS}
 ALL = [(w, n, w) for w in names.WORLDS for n in names.MAIN_ARMS]
@@ -79,8 +81,8 @@ def test_settings_of_the_arms() -> None:
 
 def test_quick_and_full_are_planned() -> None:
     quick, full = (make_plan(adora.STUDY, size) for size in ("quick", "full"))
-    assert len(quick.runs) == 2 + 4 * 2 * len(names.QUICK_ARMS)
-    assert len(full.runs) == 2 + 5 * len(ALL)
+    assert len(quick.runs) == 3 + 4 * 2 * len(names.QUICK_ARMS)
+    assert len(full.runs) == 3 + 5 * len(ALL)
     more = make_plan(adora.STUDY, "quick", 1)
     assert {r.id for r in quick.runs} < {r.id for r in more.runs}
     with pytest.raises(UserError, match="no gpu mode"):
@@ -111,6 +113,19 @@ def test_classes_of_a_policy(policies: dict[str, Path], tmp_path: Path) -> None:
         assert set(by_size) == {"5", "8", "16", "64"}
         assert all(len(x) == 6 and set(x) <= {0, 1} for x in by_size.values())
     assert sum(value["longer"]["groups"]) <= 6 * 128 // 8
+
+
+def test_token_view_of_all_methods(policies: dict[str, Path], tmp_path: Path) -> None:
+    one = next(c for c in arms.cells("quick") if c.part == names.PARTS["view"])
+    value = adora.run(one, RunDir(tmp_path / "run"), policies)
+    assert set(value["kept"]) == set(names.VIEW_ARMS)
+    shown = show.show([Result(one, value, {}, Path())])
+    assert len(shown.samples) <= 8 * arms.SHOWN
+    for sample in shown.samples:
+        # The advantage of a row is multiplied by one of two weights.
+        size = {v.arm: next(x for x in v.streams["advantage"] if x is not None) for v in sample.views}
+        assert size["amplify"] in (pytest.approx(size["grpo"]), pytest.approx(2 * size["grpo"], abs=WRITTEN))
+        assert size["attenuate"] in (pytest.approx(size["grpo"]), pytest.approx(0.1 * size["grpo"], abs=WRITTEN))
 
 
 def test_the_table_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:

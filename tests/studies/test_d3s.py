@@ -70,8 +70,8 @@ def test_the_matched_arm_has_as_many_tokens_as_the_schedule() -> None:
 
 def test_quick_and_full_are_planned() -> None:
     quick, full = (make_plan(d3s.STUDY, size) for size in ("quick", "full"))
-    assert len(quick.runs) == 1 + 4 * len(names.QUICK_ARMS)
-    assert len(full.runs) == 1 + 5 * len(ALL)
+    assert len(quick.runs) == 2 + 4 * len(names.QUICK_ARMS)
+    assert len(full.runs) == 2 + 7 * len(ALL)
     assert {a.name for a in quick.mode.artefacts} == {"policy"}
     assert {a.name for a in full.mode.artefacts} == set(names.POLICIES.values())
     more = make_plan(d3s.STUDY, "quick", 1)
@@ -115,6 +115,18 @@ def test_gradients_of_all_methods(policies: dict[str, Path], tmp_path: Path) -> 
     for norm, full, kept, tokens in zip(rows["norm"], rows["full"], rows["tokens"], plain["tokens"], strict=True):
         assert full == pytest.approx(norm * kept / tokens)
         assert 0 < kept < tokens
+
+
+def test_token_view_of_all_methods(policies: dict[str, Path], tmp_path: Path) -> None:
+    one = next(c for c in arms.cells("quick") if c.part == names.PARTS["view"])
+    methods = {n: cell(n).arm.settings for n in names.VIEW_ARMS}
+    one = replace(one, arm=replace(one.arm, settings={"methods": methods}))
+    value = d3s.run(one, RunDir(tmp_path / "run"), policies)
+    assert set(value["kept"]) == set(names.VIEW_ARMS)
+    kept = {n: value["kept"][n]["tokens"] for n in names.VIEW_ARMS}
+    assert kept["grpo"] > kept["d1s_cross"] > kept["d3s"] > kept["d2s"] > 0
+    shown = show.show([Result(one, value, {}, Path())])
+    assert {s.name for s in shown.streams} >= {"advantage", "entropy"}
 
 
 def test_the_brute_force_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from steersman.page.figures import Line, Panel
+from steersman.page.tokens import Sample, StreamInfo, from_json
 from steersman.studies.rl_evidence import mean
 from steersman.study.declare import Result
 from steersman.study.report import Difference, Estimate
@@ -83,7 +84,7 @@ def differences(
             gap = gaps(results, name, base, axis, part) if name != base else []
             if len(gap) > 1:
                 i = mean(gap)
-                found.append(Difference(name, base, metric, Estimate(i.value, i.low, i.high, "accuracy", i.level)))
+                found.append(Difference(name, base, metric, Estimate(i.value, i.low, i.high, "", i.level)))
     return tuple(found)
 
 
@@ -144,6 +145,23 @@ def by_series(
         x = [float(block) * (i + 1) for i in range(blocks.shape[1])]
         lines.append(line(name, x, blocks.mean(2).tolist()))
     return Panel(title, "batches learnt from", label, tuple(lines), note=f"{BAND} Means of {block} batches.")
+
+
+def strips(
+    results: Sequence[Result], part: str, arms: Sequence[str]
+) -> tuple[tuple[Sample, ...], tuple[StreamInfo, ...]]:
+    """Samples under some of the arms, and the streams they have; nothing where the part has not run.
+
+    Args:
+        results: of the study.
+        part: whose runs are `rl_view.compare_arms`.
+        arms: shown side by side.
+    """
+    found = [r.value for r in results if r.cell.part == part]
+    if not found:
+        return (), ()
+    plain = [{**s, "views": [v for v in s["views"] if v["arm"] in arms]} for s in found[0]["samples"]]
+    return tuple(map(from_json, plain)), tuple(StreamInfo(**s) for s in found[0]["streams"])
 
 
 def line(name: str, x: Sequence[float], seeds: Sequence[Sequence[float]]) -> Line:

@@ -1,7 +1,8 @@
 """ADORA on responses of two lengths: does weighing prompts help where long is good, and what where short is?
 
 Every arm is a recipe as a user writes it (`arms`), trained from a supervised policy of its world
-(`studies.chain_sum_policy`); two runs train nothing and compare the classes of prompts between draws (`classes`).
+(`studies.chain_sum_policy`); three runs train nothing and compare the classes of prompts between draws
+(`classes`), and what each arm makes of one batch (`studies.rl_view`).
 Claims were declared before the first run (`claims`).
 """
 
@@ -38,10 +39,10 @@ AXES = {"tokens": "train/tokens_generated", "trained": "train/tokens_trained"}
 
 def mode(name: ModeName, extra_seeds: int = 0) -> Mode:
     """The runs of one size."""
-    from steersman.studies.adora.arms import cells, task
+    from steersman.studies.adora.arms import SUPERVISED, cells, task
     from steersman.studies.chain_sum_policy import artefact
 
-    made = tuple(artefact(task(world), name=policy) for world, policy in POLICIES.items())
+    made = tuple(artefact(task(world), name=policy, **SUPERVISED) for world, policy in POLICIES.items())
     return Mode(name, cells(name, extra_seeds), made, MINUTES[name], NOTES[name])
 
 
@@ -53,6 +54,12 @@ def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str,
 
         return classes.run(cell, run_dir, policy)
     from steersman.studies.chain_sum_policy import model_folder
+
+    if cell.part == PARTS["view"]:
+        from steersman.studies.adora.arms import task
+        from steersman.studies.rl_view import compare_arms
+
+        return compare_arms(cell, task("long"), model_folder(policy))
     from steersman.studies.rl_runs import recipe_of, train
 
     return train(recipe_of(cell, str(model_folder(policy))), cell, run_dir, policy, SERIES, AXES)

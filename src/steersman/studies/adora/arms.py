@@ -18,6 +18,7 @@ from steersman.studies.adora.names import (
     PARTS,
     POLICIES,
     QUICK_ARMS,
+    VIEW_ARMS,
     WORLDS,
 )
 from steersman.studies.chain_sum_policy import SETTINGS
@@ -30,6 +31,10 @@ SEEDS = {"quick": 4, "full": 5}
 CLASSIFIED = {"quick": 64, "full": 256}
 """Prompts whose classes are compared between two draws."""
 CLASS_SEED = 0
+SUPERVISED: dict[str, Any] = {"steps": 3000, "optim": {"lr": 2e-3}}
+"""How the policies are taught: twelve hundred steps at 4e-3, enough for one mode, left them at chance."""
+SHOWN = 3
+"""Prompts in the token view."""
 PROMPTS, SAMPLES, LR = 32, 8, 5e-5
 EVERY, HELD_OUT, JUDGED = 10, 1000, 4000
 GOOD, BAD = 0.05, 0.20
@@ -100,7 +105,7 @@ def arm(name: str, world: str) -> Arm:
 
 
 def cells(mode: ModeName, extra_seeds: int = 0) -> tuple[Cell, ...]:
-    """The runs of a size: the classes first, then seed by seed."""
+    """The runs of a size: those that train nothing first, then seed by seed."""
     if mode == "gpu":
         raise UserError("has no gpu mode: its models are made for two cores", where="adora", allowed="quick, full")
     sizes = {"batches": BATCHES[mode], "evaluate_every": EVERY, "held_out": HELD_OUT, "judged": JUDGED}
@@ -113,7 +118,7 @@ def cells(mode: ModeName, extra_seeds: int = 0) -> tuple[Cell, ...]:
         for seed in range(SEEDS[mode] + extra_seeds)
         for part, one, policy in arms
     ]
-    return (*(_classes(mode, world) for world in WORLDS), *trained)
+    return (*(_classes(mode, world) for world in WORLDS), _view(), *trained)
 
 
 def _classes(mode: ModeName, world: str) -> Cell:
@@ -121,3 +126,10 @@ def _classes(mode: ModeName, world: str) -> Cell:
     knobs = task(world).model_dump(mode="json", exclude_none=True)
     one = Arm(f"classes, {PARTS[world]}", {"task": knobs}, "two draws of responses at the first policy's weights")
     return Cell(PARTS["classes"], one, {"prompts": CLASSIFIED[mode], "world": world}, CLASS_SEED, (POLICIES[world],))
+
+
+def _view() -> Cell:
+    """A run that trains nothing: what each arm makes of the same batch where long is good."""
+    methods = {name: arm(name, "long").settings for name in VIEW_ARMS}
+    one = Arm("every method", {"methods": methods}, "what each makes of the same batch, token by token")
+    return Cell(PARTS["view"], one, {"prompts": SHOWN}, CLASS_SEED, (POLICIES["long"],))

@@ -6,6 +6,7 @@ PARTS = {
     "grid": "tau and weight",
     "joined": "with other methods",
     "classes": "classes at fixed weights",
+    "view": "one batch",
 }
 WORLDS = ("long", "short")
 POLICIES = {"long": "policy where long is good", "short": "policy where short is good"}
@@ -22,6 +23,8 @@ GRID_ARMS = (*AMPLIFIED, *ATTENUATED)
 JOINED = {"dr_grpo": "dr_grpo + adora", "rloo": "rloo + adora", "filter": "filter + adora"}
 """A method -> the same with ADORA."""
 JOINED_ARMS = tuple(name for pair in JOINED.items() for name in pair)
+VIEW_ARMS = ("grpo", "amplify", "amplify permuted", "attenuate", "attenuate permuted")
+"""Arms that the token view shows side by side."""
 QUICK_ARMS = ("grpo", "amplify", "attenuate")
 GROUPS = (5, 8, 16, 64)
 CRITERIA = ("length", "difficulty", "both")

@@ -7,8 +7,8 @@ import numpy as np
 from steersman.objective.advantage.adora import longer_by_chance
 from steersman.page.figures import Panel
 from steersman.studies.adora.claims import GRID, LONG, OTHERS, SHORT, classes_of, late_length
-from steersman.studies.adora.names import CRITERIA, GROUPS, JOINED, MAIN_ARMS, PARTS, WORLDS
-from steersman.studies.rl_curves import by_batch, by_series, differences, final, final_gaps, line, runs_of
+from steersman.studies.adora.names import CRITERIA, GROUPS, JOINED, MAIN_ARMS, PARTS, VIEW_ARMS, WORLDS
+from steersman.studies.rl_curves import by_batch, by_series, differences, final, final_gaps, line, runs_of, strips
 from steersman.studies.rl_evidence import mean
 from steersman.study.declare import Result, Shown
 from steersman.study.report import Difference
@@ -41,7 +41,7 @@ def show(results: Sequence[Result]) -> Shown:
         *(d for part in (LONG, SHORT) for d in _table(results, part)),
         *(d for name, joined in JOINED.items() for d in differences(results, name, (joined,), AXES, OTHERS)),
     )
-    return Shown(tuple(p for p in panels if p.lines), tables)
+    return Shown(tuple(p for p in panels if p.lines), tables, *strips(results, PARTS["view"], VIEW_ARMS))
 
 
 def _table(results: Sequence[Result], part: str) -> tuple[Difference, ...]:

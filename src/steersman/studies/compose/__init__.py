@@ -1,7 +1,7 @@
 """PF-PPO, ADORA and D3S together: every subset of the three on one task, at equal generated and equal trained tokens.
 
 Every arm is a recipe as a user writes it (`arms`), the last the shipped one; one run trains nothing and shows what each
-sees in the same batch (`view`). Claims were declared before the first run (`claims`).
+sees in the same batch (`studies.rl_view`). Claims were declared before the first run (`claims`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,9 +46,10 @@ def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str,
 
     policy = artefacts[POLICY]
     if cell.part == VIEW:
-        from steersman.studies.compose import view
+        from steersman.studies.compose.arms import TASK
+        from steersman.studies.rl_view import compare_arms
 
-        return view.run(cell, model_folder(policy))
+        return compare_arms(cell, TASK, model_folder(policy))
     from steersman.studies.rl_runs import recipe_of, train
 
     return train(recipe_of(cell, str(model_folder(policy))), cell, run_dir, policy, SERIES, AXES)

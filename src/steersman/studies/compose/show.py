@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steersman.page.tokens import StreamInfo, from_json
 from steersman.studies.compose.names import ALL, COMBINED, METHODS, PLAIN, TRAINED, VIEW
-from steersman.studies.rl_curves import by_batch, by_series, by_tokens, differences, final, gaps, runs_of
+from steersman.studies.rl_curves import by_batch, by_series, by_tokens, differences, final, gaps, runs_of, strips
 from steersman.studies.rl_evidence import mean
 from steersman.study.declare import Result, Shown
 
@@ -26,21 +25,12 @@ def show(results: Sequence[Result]) -> Shown:
         by_series(results, ALL, "norm", "Norm of the gradient", "norm", TRAINED),
         by_series(results, SINGLE, "length", "Length of the responses", "tokens", TRAINED),
     )
-    samples, streams = _view(results)
+    samples, streams = strips(results, VIEW, VIEWED)
     tables = (
         *differences(results, PLAIN, ALL, AXES, TRAINED),
         *differences(results, COMBINED, ALL[4:7], AXES, TRAINED),
     )
     return Shown(tuple(p for p in panels if p.lines), tables, samples, streams)
-
-
-def _view(results: Sequence[Result]) -> tuple[tuple, tuple]:  # type: ignore[type-arg]
-    """Samples under the arms of `VIEWED`, and the streams they have."""
-    found = [r.value for r in results if r.cell.part == VIEW]
-    if not found:
-        return (), ()
-    plain = [{**s, "views": [v for v in s["views"] if v["arm"] in VIEWED]} for s in found[0]["samples"]]
-    return tuple(map(from_json, plain)), tuple(StreamInfo(**s) for s in found[0]["streams"])
 
 
 def sentence(results: Sequence[Result]) -> str:

@@ -1,7 +1,8 @@
 """D3S on the running-sum task: does learning from few rows and few tokens lose nothing, and does it matter which?
 
 Every arm is a recipe as a user writes it (`arms`), trained from one supervised policy (`studies.chain_sum_policy`);
-one run trains nothing and compares the gradients of all methods on the same batches (`gradients`). Claims were declared
+two runs train nothing and compare the gradients of all methods on the same batches (`gradients`), and what each keeps
+of one batch (`studies.rl_view`). Claims were declared
 before the first run (`claims`).
 """
 
@@ -14,11 +15,11 @@ from steersman.studies.d3s import claims, show
 from steersman.studies.d3s.names import PARTS, POLICIES
 from steersman.study.declare import Cell, Mode, ModeName, NotTestable, Result, Study, Word
 
-MINUTES = {"quick": 1.5, "full": 14.0}
+MINUTES = {"quick": 1.5, "full": 16.0}
 NOTES = {
     "quick": "Five arms with fillers, 30 batches, four seeds; gradients of 16 batches. No other control, nothing "
     "without fillers, no GSPO.",
-    "full": "Every arm for 60 batches with five seeds; gradients of 64 batches. GSPO's bounds, other sizes of group, "
+    "full": "Every arm for 60 batches with seven seeds; gradients of 64 batches. GSPO's bounds, other sizes of group, "
     "other shares of rows and tokens, and both denominators in training are left out.",
 }
 SERIES = {
@@ -39,11 +40,11 @@ AXES = {"tokens": "train/tokens_generated", "trained": "train/Kept/tokens"}
 def mode(name: ModeName, extra_seeds: int = 0) -> Mode:
     """The runs of one size."""
     from steersman.studies.chain_sum_policy import artefact
-    from steersman.studies.d3s.arms import cells, task
+    from steersman.studies.d3s.arms import SUPERVISED, cells, task
 
     found = cells(name, extra_seeds)
     used = {need for cell in found for need in cell.needs}
-    made = tuple(artefact(task(fillers), name=policy) for fillers, policy in POLICIES.items() if policy in used)
+    made = tuple(artefact(task(f), name=name, **SUPERVISED[f]) for f, name in POLICIES.items() if name in used)
     return Mode(name, found, made, MINUTES[name], NOTES[name])
 
 
@@ -55,6 +56,12 @@ def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str,
 
         return gradients.run(cell, run_dir, policy)
     from steersman.studies.chain_sum_policy import model_folder
+
+    if cell.part == PARTS["view"]:
+        from steersman.studies.d3s.arms import task
+        from steersman.studies.rl_view import compare_arms
+
+        return compare_arms(cell, task(1), model_folder(policy))
     from steersman.studies.rl_runs import recipe_of, train
 
     return train(recipe_of(cell, str(model_folder(policy))), cell, run_dir, policy, SERIES, AXES)

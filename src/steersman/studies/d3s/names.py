@@ -5,6 +5,7 @@ PARTS = {
     "main": "with fillers",
     "bare": "without fillers",
     "four": "four updates",
+    "view": "one batch",
 }
 POLICIES = {1: "policy", 0: "policy without fillers"}
 """Fillers of a step -> artefact."""
@@ -16,3 +17,5 @@ BARE_ARMS = ("grpo", "d1s_cross", "d2s", "d2s random tokens", "d2s oracle", "d3s
 FOUR_ARMS = ("gspo", "gspo + d3s")
 QUICK_ARMS = ("grpo", "random rows", "d1s_cross", "d2s", "d3s")
 GRADIENT_ARMS = ("grpo", "random rows", "pods", "d1s", "d1s_cross", "d2s", "d2s random tokens", "d2s oracle")
+VIEW_ARMS = ("grpo", "random rows", "d1s_cross", "d2s", "d3s", "d3s oracle")
+"""Arms that the token view shows side by side."""

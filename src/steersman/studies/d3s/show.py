@@ -1,13 +1,24 @@
 """Figures, tables of arms against each other, and the sentence of the D3S study. Leaves out: drawing (`page`)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from steersman.page.figures import Panel
 from steersman.studies.d3s.claims import BARE, FOUR, MAIN, methods_of
-from steersman.studies.d3s.names import BARE_ARMS, FOUR_ARMS, MAIN_ARMS
-from steersman.studies.rl_curves import by_batch, by_series, by_tokens, differences, final, final_gaps, gaps, runs_of
+from steersman.studies.d3s.names import BARE_ARMS, FOUR_ARMS, MAIN_ARMS, PARTS, VIEW_ARMS
+from steersman.studies.rl_curves import (
+    by_batch,
+    by_series,
+    by_tokens,
+    differences,
+    final,
+    final_gaps,
+    gaps,
+    runs_of,
+    strips,
+)
 from steersman.studies.rl_evidence import mean
 from steersman.study.declare import Result, Shown
 from steersman.study.report import Difference, Estimate
@@ -36,7 +47,7 @@ def show(results: Sequence[Result]) -> Shown:
         by_series(results, METHODS, "filler", "Fillers among the tokens learnt from", "share", MAIN),
         by_series(results, METHODS, "decisive", "Running sums among the tokens learnt from", "share", MAIN),
         by_series(results, METHODS, "trained", "Tokens learnt from in a batch", "tokens", MAIN),
-        by_series(results, METHODS, "norm", "Norm of the gradient", "norm", MAIN),
+        replace(by_series(results, METHODS, "norm", "Norm of the gradient", "norm", MAIN), log_y=True),
         by_batch(results, BARE_ARMS, "Held-out accuracy without fillers", BARE),
         _trained(results, FOUR_ARMS, "Held-out accuracy by tokens learnt from, four updates", FOUR),
     )
@@ -46,7 +57,7 @@ def show(results: Sequence[Result]) -> Shown:
         *differences(results, "grpo", BARE_ARMS, {k: f"{m}, no fillers" for k, m in AXES.items()}, BARE),
         *differences(results, FOUR_ARMS[0], FOUR_ARMS, AXES, FOUR),
     )
-    return Shown(tuple(p for p in panels if p.lines), tables)
+    return Shown(tuple(p for p in panels if p.lines), tables, *strips(results, PARTS["view"], VIEW_ARMS))
 
 
 def _trained(results: Sequence[Result], names: Sequence[str], title: str, part: str) -> Panel:

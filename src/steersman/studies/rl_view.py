@@ -1,4 +1,4 @@
-"""The run that trains nothing: what every arm makes of one batch at the first policy's weights, token by token.
+"""A study's run that trains nothing: what every arm makes of one batch at the first policy's weights, token by token.
 
 The batch is that of a run's first step, and schedules stand at their middle. Shown are all responses to the first
 prompts that have right and wrong ones, so that every advantage is defined; nothing else is chosen.
@@ -20,10 +20,9 @@ from steersman.language.load import load_model
 from steersman.page.tokens import as_json
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_parts import stages_of
-from steersman.studies.compose.arms import TASK
 from steersman.studies.rl_runs import OURS
 from steersman.study.declare import Cell
-from steersman.task.chain_sum import EOS
+from steersman.task.chain_sum import EOS, ChainSum
 from steersman.task.chain_sum_truth import Role, read
 from steersman.task.worlds import ChainSumWorld
 from steersman.train.engine.local import LocalEngine
@@ -35,11 +34,12 @@ MIDDLE = (50, 101)
 """Step and steps of a run half way through."""
 
 
-def run(cell: Cell, policy: Path) -> dict[str, Any]:
+def compare_arms(cell: Cell, task: ChainSum, policy: Path) -> dict[str, Any]:
     """Draw, compare, and tell.
 
     Args:
-        cell: its arm's settings name the recipes (``methods``), its task how many prompts are shown.
+        cell: its arm's settings name the recipes (``methods``), its task how many prompts are shown (``prompts``).
+        task: the running sums that all of them learn.
         policy: folder of the model.
 
     Returns:
@@ -48,7 +48,7 @@ def run(cell: Cell, policy: Path) -> dict[str, Any]:
     """
     methods: Mapping[str, Any] = cell.arm.settings["methods"]
     recipes = {name: _recipe(settings) for name, settings in methods.items()}
-    one, world = next(iter(recipes.values())), ChainSumWorld(TASK)
+    one, world = next(iter(recipes.values())), ChainSumWorld(task)
     model = load_model(policy)
     engine = LocalEngine(model, Optimiser(model.named_parameters(), AdamW(), 1))
     drawing = Drawing(one.rollout.samples, one.rollout.max_new_tokens, (EOS,))
@@ -56,7 +56,7 @@ def run(cell: Cell, policy: Path) -> dict[str, Any]:
     rollouts, rows = graded_rollouts(engine, world, drawing, one.budget.batch, first)
     at = Moment(seed=cell.seed, step=MIDDLE[0], total=MIDDLE[1])
     made = compare_stages(engine, world, rollouts, {n: stages_of(r) for n, r in recipes.items()}, rows, at=at)
-    decisive = read(TASK, rollouts).role == Role.DECISIVE
+    decisive = read(task, rollouts).role == Role.DECISIVE
     which = _mixed(rollouts, int(cell.task["prompts"]))
     samples, streams = token_table(rollouts, world.pieces(rollouts), made, truth=decisive, which=which.tolist())
     kept = {n: {"rows": int(m.copies.sum()), "tokens": int(m.kept.sum())} for n, m in made.items()}

@@ -7,6 +7,7 @@ STUDIES: dict[str, str] = {
     "adora": "steersman.studies.adora:STUDY",
     "compose": "steersman.studies.compose:STUDY",
     "d3s": "steersman.studies.d3s:STUDY",
+    "pf-ppo": "steersman.studies.pf_ppo:STUDY",
     "rdpo": "steersman.studies.rdpo:STUDY",
     "rl-presets": "steersman.studies.rl_presets:STUDY",
 }

@@ -1,11 +1,11 @@
-"""One run of a study whose arms are recipes of `steersman train rl` on the running-sum task.
+"""One run of a study whose arms are recipes of `steersman train rl`, by default on the running-sum task.
 
 Train from a supervised policy (`chain_sum_policy`), keep a series of every batch and the held-out accuracy on the way,
 then judge on unseen prompts. Leaves out: which recipes and seeds (each study's ``arms``), what is concluded
 (`rl_curves`, `rl_evidence`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def train(
     policy: Path,
     series: Mapping[str, str],
     axes: Mapping[str, str] = TOKENS,
+    judge: Callable[[Any], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Train one arm from the supervised policy and judge it; continues from the run's own checkpoint.
 
@@ -71,6 +72,7 @@ def train(
         policy: folder of the artefact it starts from.
         series: what is kept of each batch, by its name in ``metrics.jsonl``.
         axes: metrics of a batch that are added up along the course.
+        judge: model -> ``start`` and ``final`` on another task; None = of the running-sum task.
 
     Returns:
         ``start`` and ``final``: right answers and prompts judged; ``course``: batch, sums of `axes` so far and held-out
@@ -95,16 +97,20 @@ def train(
 
     outcome = carry_out_rl(recipe, runtime, say=lambda line: None, watch=watch)
     rows = RunDir(outcome.folder).read("metrics")
-    knobs = {k: v for k, v in cell.arm.settings["task"].items() if k in ChainSum.model_fields}
     model = load_model(outcome.folder / "model")
-    right = count_right(model, ChainSum.model_validate(knobs), int(task["judged"]), recipe.rollout.max_new_tokens)
     return {
-        "start": list(judged(policy)),
-        "final": [right, int(task["judged"])],
+        **(_sums_judged(model, cell, recipe, policy) if judge is None else judge(model)),
         "course": _course(rows, axes, updates, outcome.result["before"]["accuracy"]),
         "batches": {name: [row.get(key) for row in _trained(rows)] for name, key in series.items()},
         "timing": {"tokens": outcome.result["tokens"]},
     }
+
+
+def _sums_judged(model: Any, cell: Cell, recipe: RLRecipe, policy: Path) -> dict[str, Any]:
+    knobs = {k: v for k, v in cell.arm.settings["task"].items() if k in ChainSum.model_fields}
+    n = int(cell.task["judged"])
+    right = count_right(model, ChainSum.model_validate(knobs), n, recipe.rollout.max_new_tokens)
+    return {"start": list(judged(policy)), "final": [right, n]}
 
 
 def _trained(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

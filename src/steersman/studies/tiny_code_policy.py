@@ -121,9 +121,20 @@ def count_right(model: Any, task: TinyCode, n: int, purpose: Purpose = TAUGHT, r
         purpose: whose functions are asked for.
         room: most tokens of a response.
     """
+    return sum(right for right, _ in right_by_size(model, task, n, purpose, room).values())
+
+
+def right_by_size(
+    model: Any, task: TinyCode, n: int, purpose: Purpose = TAUGHT, room: int = ROOM
+) -> dict[int, tuple[int, int]]:
+    """The same by nodes of the shortest program: right answers, and prompts."""
     asked = prompts(task, n, JUDGE_SEED, JUDGE_STEP, purpose=purpose)
     drawn = generate(model, asked.prompts, max_new_tokens=room, stop_ids=EOS, seed=JUDGE_SEED)
-    return int(grade(drawn, asked.rows).scores.parts["correct"].sum())
+    correct, sizes = grade(drawn, asked.rows).scores.parts["correct"].tolist(), [row["size"] for row in asked.rows]
+    return {
+        size: (sum(c for c, s in zip(correct, sizes, strict=True) if s == size), sizes.count(size))
+        for size in sorted(set(sizes))
+    }
 
 
 def build_tokenizer(context: int | None = None) -> Any:

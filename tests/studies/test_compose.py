@@ -12,7 +12,7 @@ from steersman.core.errors import UserError
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_checks import check_method
 from steersman.store.run import RunDir
-from steersman.studies import chain_sum_policy, compose
+from steersman.studies import adora, chain_sum_policy, compose
 from steersman.studies.compose import arms, claims, show
 from steersman.studies.compose.names import ALL, COMBINED, METHODS, PLAIN, POLICY, TRAINED, VIEW
 from steersman.studies.rl_runs import recipe_of
@@ -60,6 +60,11 @@ def test_arms_differ_in_their_stages_only(name: str) -> None:
     assert (recipe.budget.seed, recipe.budget.steps, recipe.optim.lr) == (7, 5, arms.LR)
     mine, plain = arms.arm(name).settings, arms.arm(PLAIN).settings
     assert {k: v for k, v in mine.items() if k != "stages"} == {k: v for k, v in plain.items() if k != "stages"}
+
+
+def test_the_policy_is_that_of_the_adora_study() -> None:
+    ours, theirs = compose.mode("quick").artefacts[0], adora.mode("quick").artefacts
+    assert (ours.name, ours.settings) in [(a.name, a.settings) for a in theirs]
 
 
 def test_quick_and_full_are_planned_and_can_decide_their_claims() -> None:

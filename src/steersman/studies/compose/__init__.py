@@ -34,10 +34,12 @@ AXES = {"tokens": "train/tokens_generated", "trained": "train/Learnt/tokens"}
 
 def mode(name: ModeName, extra_seeds: int = 0) -> Mode:
     """The runs of one size."""
+    from steersman.studies.adora.arms import SUPERVISED
     from steersman.studies.chain_sum_policy import artefact
     from steersman.studies.compose.arms import TASK, cells
 
-    return Mode(name, cells(name, extra_seeds), (artefact(TASK, name=POLICY),), MINUTES[name], NOTES[name])
+    made = artefact(TASK, name=POLICY, **SUPERVISED)  # that of the ADORA study, name and all: it is built once
+    return Mode(name, cells(name, extra_seeds), (made,), MINUTES[name], NOTES[name])
 
 
 def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str, Any]:

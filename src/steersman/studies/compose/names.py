@@ -2,6 +2,8 @@
 
 from itertools import combinations
 
+from steersman.studies.adora.names import POLICIES
+
 PLAIN = "grpo"
 METHODS = ("adora", "pf-ppo", "d3s")
 """In the order in which the shipped recipe has them."""
@@ -9,7 +11,7 @@ ALL = (PLAIN, *(" + ".join(some) for n in (1, 2, 3) for some in combinations(MET
 """Every subset of the methods; the last is all three."""
 COMBINED = ALL[-1]
 TRAINED, VIEW = "training", "one batch"
-POLICY = "policy"
+POLICY = POLICIES["long"]
 
 
 def members(name: str) -> tuple[str, ...]:

@@ -1,9 +1,13 @@
 """What in an rl recipe cannot work together is refused by name, and what is odd gives a line."""
 
+from typing import ClassVar, Literal
+
 import pytest
 
+from steersman.core.component import Stage
 from steersman.core.config import read, validate
 from steersman.core.errors import UserError
+from steersman.recipes.presets import PRESETS
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_checks import check_method, check_phases
 from steersman.recipes.rl_parts import gap_limit, needs_reference, stages_of, terms_of, total_steps
@@ -31,6 +35,18 @@ REFUSED = {
     "lonely dynamic": (["preset=dapo", "rollout.samples=1"], "a group of one response"),
     "dynamic by a model": (["preset=dapo", "reward.kind=model", "reward.path=r"], "reads 'correct', which this task's"),
     "overlong beyond": (['stages=[{kind="overlong",limit=999,cache=9},"grpo","uniform"]'], "begins to punish at 990"),
+    "the same twice": (['stages=["grpo","grpo","uniform"]'], r"stages\[0\]: grpo gives 'advantage_row', which grpo"),
+    "two advantages": (['stages=["grpo","rloo","uniform"]'], "which rloo behind it replaces.*Keep one of the two"),
+    "advantage of tokens too": (
+        ['stages=["grpo","uniform","reinforce_pp"]'],
+        r"stages\[1\]: uniform gives 'advantage'",
+    ),
+    "advantage behind": (['stages=["reinforce_pp","grpo"]'], r"stages\[1\]: grpo .* which nothing behind it reads"),
+    "shaped too late": (
+        ['stages=["grpo","shape_reward","uniform"]'],
+        r"stages\[1\]: shape_reward.*nothing.*Put it before",
+    ),
+    "kl too late": (['stages=["grpo","uniform","kl_reward"]'], r"stages\[2\]: kl_reward gives 'token_reward'"),
     "chain_sum graded": (["task.kind=chain_sum", "reward.kind=verifiable"], "reward: chain_sum grades itself"),
 }
 
@@ -45,10 +61,7 @@ def test_refused_with_the_missing_thing_and_a_cure(name: str) -> None:
 WARNED = {
     "group of one": (["rollout.samples=1"], "grpo compares the responses of a prompt, and there is one"),
     "reinforce": (["loss.kind=reinforce", "rollout.minibatches=4"], "3 of the 4 updates of a batch are off-policy"),
-    "correct": (
-        ["preset=dapo", "reward.kind=function", "reward.function=a:b"],
-        "dynamic_sampling goes by what is correct",
-    ),
+    "less than a batch": (["preset=dapo", "budget.steps=5"], "a batch of responses serves 16: 5 of them end within"),
     "overlong": (['stages=[{kind="overlong",limit=300,cache=100},"grpo","uniform"]'], "punishes up to 300 tokens"),
 }
 
@@ -59,6 +72,38 @@ def test_odd_but_possible(name: str) -> None:
     (line,) = check_method(recipe(*sets))
     assert line.startswith("warning: ")
     assert message in line
+
+
+READ = {
+    "rewards add up": ["shape_reward", "overlong", "kl_reward", "rloo", "uniform"],
+    "changed, not replaced": ["grpo", "adora", "uniform", "pf_ppo", "d3s_rows", "d3s_tokens"],
+    "weights multiply": ["importance", "top_entropy", "overlong_filter", "grpo", "uniform", "off_policy_mask"],
+    "filters give nothing": ["dynamic_sampling", "grpo", "uniform", "dynamic_sampling", "pods"],
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_or_changed_is_not_refused(name: str) -> None:
+    assert check_method(recipe(f"stages={READ[name]}", "rollout.max_new_tokens=20480")) == []
+
+
+def test_every_preset_passes() -> None:
+    for name in PRESETS:
+        assert [x for x in check_method(recipe(f"preset={name}")) if "stages[" in x] == []
+
+
+class Own(Stage):
+    """A stage of the user's own."""
+
+    gives: ClassVar[tuple[str, ...]] = ("advantage_row",)
+    kind: Literal["mine:Own"] = "mine:Own"
+
+
+def test_an_own_stage_that_ignores_or_is_ignored_only_warns() -> None:
+    for stages in (["grpo", Own(), "uniform"], [Own(), "grpo", "uniform"]):
+        (line,) = check_method(RLRecipe.model_validate({**BASE, "stages": stages}))
+        assert line.startswith("warning: stages[0]: ")
+    assert check_method(RLRecipe.model_validate({**BASE, "stages": ["overlong", Own(), "uniform"]})) == []
 
 
 def test_filters_are_allowed_with_a_correction_and_lift_the_gap_limit() -> None:

@@ -5,21 +5,35 @@ Leaves out: folders and files (`recipes.rl_job`), prompts that are too long (`ta
 the same streams once more).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+from steersman.core.component import Stage
 from steersman.core.errors import UserError
-from steersman.objective.components_advantage import GRPO, OPO, RLOO, PassK, ReinforcePPBaseline
+from steersman.objective.components_advantage import (
+    GAE,
+    GRPO,
+    OPO,
+    RLOO,
+    Baseline,
+    PassK,
+    ReinforcePP,
+    ReinforcePPBaseline,
+)
 from steersman.objective.components_policy import GSPO, ImportanceCorrection, Reinforce
-from steersman.objective.components_reward import KLReward, Overlong
+from steersman.objective.components_reward import KLReward, Overlong, ShapeReward
 from steersman.objective.select.groups import DynamicSampling
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_parts import gives, needs_critic, terms_of
 from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward, TinyCodePrompts
-from steersman.reward.verifiable import RewardFunction
 from steersman.train.passes import check_parts
 
 _COMPARES = (GRPO, RLOO, OPO, PassK, ReinforcePPBaseline)
 """Advantages that compare the responses of a group."""
+_ADD = (ShapeReward, Overlong, KLReward)
+"""Stages that write ``token_reward`` onto what the one before wrote."""
+_READ_REWARD = (*_ADD, *_COMPARES, Baseline, GAE, ReinforcePP)
+"""Stages that take ``token_reward`` where a stage before them gave it, and the raw reward where none did."""
 
 
 def check_method(recipe: RLRecipe) -> list[str]:
@@ -36,10 +50,11 @@ def check_method(recipe: RLRecipe) -> list[str]:
     _check_critic(recipe)
     _check_advantage(recipe)
     check_parts(recipe.stages, terms_of(recipe), gives(recipe), recipe.critic is not None)
+    ignored = _check_ignored(recipe)
     _check_sampler(recipe)
     _check_losses(recipe)
     _check_sizes(recipe)
-    return _warnings(recipe)
+    return ignored + _warnings(recipe)
 
 
 def check_phases(recipe: RLRecipe, total: int) -> None:
@@ -81,6 +96,50 @@ def _check_advantage(recipe: RLRecipe) -> None:
         what = f"the policy loss {_name(recipe.loss)} needs 'advantage', which no stage gives"
         cure = 'Add an advantage stage, e.g. stages = ["grpo", "uniform"] or ["reinforce_pp"].'
     raise UserError(what, where="stages", cure=cure)
+
+
+def _check_ignored(recipe: RLRecipe) -> list[str]:
+    """Refuse a stage of which nothing behind it, stage or loss, reads what it gives.
+
+    Read backwards: a stream is wanted if a loss reads it or a later stage does, up to the stage that writes it anew.
+    Stages that give nothing drop rows, and stages that need what they give change it, so both pass. What a user's own
+    stage reads beside its `needs` is not known, so where one is concerned this is a warning line, which is given back.
+    """
+    wanted = {n for t in terms_of(recipe) for n in t.needs} | {"token_weight"}
+    lines: list[str] = []
+    for i in reversed(range(len(recipe.stages))):
+        stage, later = recipe.stages[i], recipe.stages[i + 1 :]
+        given = set(stage.gives)
+        if given and not given & wanted:
+            what = f"{_name(stage)} gives {_quoted(stage.gives)}, which {_why_ignored(given, later)}"
+            if not any(":" in _name(s) for s in (stage, *later)):
+                raise UserError(what, where=f"stages[{i}]", cure=_cure(stage, later))
+            lines.append(f"warning: stages[{i}]: {what}")
+        wanted -= given - _added(stage)
+        wanted |= {*stage.needs} | (
+            {"token_reward"} if isinstance(stage, _READ_REWARD) or ":" in _name(stage) else set()
+        )
+    return lines
+
+
+def _added(stage: Stage) -> set[str]:
+    """Streams that a stage adds to, so that what was there before still counts."""
+    return {"token_weight"} | ({"token_reward"} if isinstance(stage, _ADD) else set())
+
+
+def _why_ignored(given: set[str], later: Sequence[Stage]) -> str:
+    again = next((s for s in later if given & set(s.gives)), None)
+    return f"{_name(again)} behind it replaces without reading it" if again is not None else "nothing behind it reads"
+
+
+def _cure(stage: Stage, later: Sequence[Stage]) -> str:
+    if isinstance(stage, _ADD):
+        return "Put it before the stage that gives the advantage."
+    return "Keep one of the two." if any(set(stage.gives) & set(s.gives) for s in later) else "Leave it out."
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))
 
 
 def _check_sampler(recipe: RLRecipe) -> None:
@@ -137,10 +196,11 @@ def _warnings(recipe: RLRecipe) -> list[str]:
             f"reinforce has no ratio: {rollout.updates - 1} of the {rollout.updates} updates of a batch are "
             "off-policy and not corrected"
         )
-    if isinstance(recipe.reward, RewardFunction) and recipe.reward.correct_at is None:
-        readers = [_name(s) for s in recipe.stages if "correct" in s.fields]
-        if readers:
-            lines.append(f"{readers[0]} goes by what is correct: your function must say so, or set reward.correct_at")
+    if recipe.budget.steps is not None and recipe.budget.steps < rollout.updates:
+        lines.append(
+            f"budget.steps counts updates, and a batch of responses serves {rollout.updates}: {recipe.budget.steps} "
+            "of them end within the first batch"
+        )
     for stage in recipe.stages:
         if isinstance(stage, Overlong) and stage.limit != rollout.max_new_tokens:
             lines.append(f"overlong punishes up to {stage.limit} tokens, but responses end at {rollout.max_new_tokens}")

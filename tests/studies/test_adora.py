@@ -26,7 +26,7 @@ WRITTEN = 2e-4
 """Streams of samples are rounded to four decimals."""
 TINY = {"batches": 2, "evaluate_every": 1, "held_out": 12, "judged": 12}
 CLAIMS = {claim.id: claim for claim in claims.CLAIMS}
-ALL = [(w, n, w) for w in names.WORLDS for n in names.MAIN_ARMS]
+ALL = [(w, n, w) for w in names.WORLDS for n in names.WORLD_ARMS[w]]
 ALL += [("grid", n, "long") for n in names.GRID_ARMS] + [("joined", n, "long") for n in names.JOINED_ARMS]
 
 

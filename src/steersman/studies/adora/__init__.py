@@ -19,8 +19,8 @@ MINUTES = {"quick": 2.0, "full": 18.0}
 NOTES = {
     "quick": "Three arms in both worlds, 20 batches, four seeds; classes of 64 prompts. No control, no grid, no other "
     "method.",
-    "full": "Every arm for 40 batches with five seeds; the grid and other methods only where long is good; classes of "
-    "256 prompts. Other sizes of group in training, and ADORA as a first stage only, are left out.",
+    "full": "Every arm for 40 batches with five seeds; other criteria, the grid and other methods only where long is "
+    "good; classes of 256 prompts. Other sizes of group in training, and ADORA as a first stage only, are left out.",
 }
 SERIES = {
     "tokens": "train/tokens_generated",

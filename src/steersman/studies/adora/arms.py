@@ -14,11 +14,11 @@ from steersman.studies.adora.names import (
     ATTENUATED,
     GRID_ARMS,
     JOINED_ARMS,
-    MAIN_ARMS,
     PARTS,
     POLICIES,
     QUICK_ARMS,
     VIEW_ARMS,
+    WORLD_ARMS,
     WORLDS,
 )
 from steersman.studies.chain_sum_policy import SETTINGS
@@ -109,7 +109,7 @@ def cells(mode: ModeName, extra_seeds: int = 0) -> tuple[Cell, ...]:
     if mode == "gpu":
         raise UserError("has no gpu mode: its models are made for two cores", where="adora", allowed="quick, full")
     sizes = {"batches": BATCHES[mode], "evaluate_every": EVERY, "held_out": HELD_OUT, "judged": JUDGED}
-    groups = [(world, QUICK_ARMS if mode == "quick" else MAIN_ARMS, world) for world in WORLDS]
+    groups = [(world, QUICK_ARMS if mode == "quick" else WORLD_ARMS[world], world) for world in WORLDS]
     if mode == "full":
         groups += [("grid", GRID_ARMS, "long"), ("joined", JOINED_ARMS, "long")]
     arms = [(PARTS[part], arm(name, world), POLICIES[world]) for part, names, world in groups for name in names]

@@ -15,6 +15,11 @@ MAIN_ARMS = (
     "grpo", "amplify", "amplify mean1", "amplify permuted", "amplify length", "amplify difficulty", "amplify either",
     "attenuate", "attenuate mean1", "attenuate permuted",
 )  # fmt: skip
+WORLD_ARMS = {
+    "long": MAIN_ARMS,
+    "short": tuple(n for n in MAIN_ARMS if n.split()[-1] not in ("length", "difficulty", "either")),
+}
+"""Other criteria are tried where long is good only."""
 TAUS, HEAVY, LIGHT = (0.25, 0.5, 0.75), (1.5, 2.0, 3.0), (0.0, 0.05, 0.1, 0.2)
 AMPLIFIED = {f"amplify tau {tau} w {w}": (tau, w) for tau in TAUS for w in HEAVY if (tau, w) != (0.5, 2.0)}
 ATTENUATED = {f"attenuate w {w}": w for w in LIGHT if w != 0.1}

@@ -153,6 +153,6 @@ def test_figures_tables_and_sentence() -> None:
     assert {d.metric for d in shown.differences} == set(show.AXES.values())
     against_plain = {d.a for d in shown.differences if d.b == PLAIN}
     assert against_plain == set(ALL) - {PLAIN}
-    assert "At equal trained tokens all three together were" in show.sentence(results(GOOD))
+    assert "At equal trained tokens all three were" in show.sentence(results(GOOD))
     assert show.show([]).panels == ()
     assert show.sentence([]) == "Nothing has been run yet."

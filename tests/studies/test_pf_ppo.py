@@ -215,7 +215,7 @@ def test_figures_tables_and_sentence() -> None:
     found = [*measured(), *trained(GOOD), *trained({ALL: 0.5, "bw": 0.52}, EXACT)]
     shown = show.show(found)
     assert shown.panels[0].title == "R² of the reward under each filter"
-    assert [line.arm for line in shown.panels[0].lines] == ["R²", "R² that its range alone gives"]
+    assert [line.arm for line in shown.panels[0].lines] == ["R²", "by range"]
     assert {"R²", *show.AXES.values()} <= {d.metric for d in shown.differences}
     assert {d.b for d in shown.differences if d.metric == "R²"} == {"none", "its null"}
     told = show.sentence(found)

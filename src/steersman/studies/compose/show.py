@@ -43,7 +43,7 @@ def sentence(results: Sequence[Result]) -> str:
         gap = gaps(results, COMBINED, PLAIN, axis, TRAINED)
         if len(gap) > 1:
             i = mean(gap)
-            told.append(f"At {words} all three together were {i.value:+.3f} [{i.low:+.3f}, {i.high:+.3f}] from grpo.")
+            told.append(f"At {words} all three were {i.value:+.3f} [{i.low:+.3f}, {i.high:+.3f}] from grpo.")
     kept = next((r.value["kept"] for r in results if r.cell.part == VIEW), None)
     if kept:
         share = kept[COMBINED]["tokens"] / kept[PLAIN]["tokens"]

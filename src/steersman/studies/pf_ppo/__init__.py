@@ -13,7 +13,7 @@ from steersman.studies.pf_ppo import claims, show
 from steersman.studies.pf_ppo.names import POLICY, RELIABILITY, REWARD
 from steersman.study.declare import Cell, Mode, ModeName, NotTestable, Result, Study, Word
 
-MINUTES = {"quick": 2.0, "full": 18.0}
+MINUTES = {"quick": 2.0, "full": 15.0}
 NOTES = {
     "quick": "R^2 with six draws of 400 prompts; PPO on all five, two at random, best and best-worst for 12 batches "
     "with three seeds, of which the first five move the critic alone. Of training it shows little.",

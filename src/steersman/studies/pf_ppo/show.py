@@ -15,7 +15,7 @@ from steersman.study.report import Difference, Estimate
 AXES = {"tokens": "accuracy, equal generated tokens", "trained": "accuracy, equal trained tokens"}
 MAIN = (SINGLE, ALL, RANDOM, "bon", "br", "bw")
 OTHERS = (ALL, "top", "top-random", "top-bottom", "pow-1", "pow-2", "pow-3", "grpo", "oracle filter")
-KEYS = {"r2": "R²", "null": "R² that its range alone gives", "excess": "R² above that"}
+KEYS = {"r2": "R²", "null": "by range"}
 
 
 def show(results: Sequence[Result]) -> Shown:
@@ -24,11 +24,10 @@ def show(results: Sequence[Result]) -> Shown:
         *_reliability(results),
         by_tokens(results, MAIN, part=TRAINED),
         by_tokens(results, MAIN, "Held-out accuracy by tokens learnt from", "tokens learnt from", "trained", TRAINED),
-        by_batch(results, OTHERS, "Held-out accuracy, other strategies and controls", TRAINED),
-        by_batch(results, NOISY_ARMS, "Held-out accuracy, a reward equally reliable everywhere", EXACT),
+        *_compared(by_batch(results, OTHERS, "Held-out accuracy, other strategies and controls", TRAINED)),
+        *_compared(by_batch(results, NOISY_ARMS, "Held-out accuracy, a reward equally reliable everywhere", EXACT)),
         by_series(results, MAIN, "reward", "What the reward model pays", "mean reward", TRAINED, block=4),
         by_series(results, MAIN, "accuracy", "Right answers among the responses drawn", "share", TRAINED, block=4),
-        by_series(results, MAIN, "entropy", "Entropy of the policy", "nats a token", TRAINED, block=4),
     )
     tables = (
         *_against_none(results),
@@ -39,6 +38,11 @@ def show(results: Sequence[Result]) -> Shown:
     return Shown(tuple(p for p in panels if p.lines), tables)
 
 
+def _compared(panel: Panel) -> tuple[Panel, ...]:
+    """The panel, unless it has a single arm."""
+    return (panel,) if len(panel.lines) > 1 else ()
+
+
 def _reliability(results: Sequence[Result]) -> tuple[Panel, ...]:
     """R^2 and its null by filter (positions are filters in a fixed order), and the curve by tenths of the reward."""
     found = measured(results)
@@ -46,22 +50,26 @@ def _reliability(results: Sequence[Result]) -> tuple[Panel, ...]:
         return ()
     place = [float(i + 1) for i in range(len(STRATEGIES))]
     lines = tuple(
-        line(KEYS[key], place, np.array([column(results, k, key) for k in STRATEGIES]).T.tolist())
-        for key in ("r2", "null")
+        line(KEYS[key], place, np.array([column(results, k, key) for k in STRATEGIES]).T.tolist()) for key in KEYS
     )
     named = ", ".join(f"{i} {name}" for i, name in enumerate(STRATEGIES, 1))
+    note = f"By range: what a reward equally reliable everywhere would give. Filters: {named}. Lines guide the eye."
     curves = [v["curve"] for v in found if len(v["curve"]) == 10]
     tenth = [float(i + 1) for i in range(10)]
     bins = tuple(
         line(label, tenth, [[b[key] for b in c] for c in curves])
-        for key, label in (("unexplained", "variance around the line"), ("score", "right answers"))
+        for key, label in (("unexplained", "unexplained"), ("score", "right answers"))
         if curves
     )
     return (
+        Panel("R² of the reward under each filter", "filter", "R²", lines, note=note),
         Panel(
-            "R² of the reward under each filter", "filter", "R²", lines, note=f"Filters: {named}. Lines guide the eye."
+            "Where the reward is unreliable",
+            "tenth of the responses by reward",
+            "variance, or share",
+            bins,
+            note="Unexplained: variance of being right around the line in the reward.",
         ),
-        Panel("Where the reward is unreliable", "tenth of the responses by reward", "variance, or share", bins),
     )
 
 

@@ -67,7 +67,7 @@ def _longer(results: Sequence[Result], world: str) -> Panel:
     if found is not None:
         seen = found["longer"]
         right = [k for k, n in enumerate(seen["groups"], 1) if n]
-        for name, key in (("seen", "holds"), ("lengths dealt at random", "chance")):
+        for name, key in (("seen", "holds"), ("dealt at random", "chance")):
             lines.append(line(name, right, [[seen[key][k - 1] / seen["groups"][k - 1] for k in right]]))
         lines.append(line("normal lengths", right, [[longer_by_chance(k, 8 - k) for k in right]]))
     return Panel(f"Length criterion by right responses where {PARTS[world]}", "right responses of 8",

@@ -1,5 +1,6 @@
 """Recipes in TOML: every complaint in full, overrides, user components, and the way back to TOML."""
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -21,7 +22,7 @@ from steersman.core.config import (
     to_toml,
     validate,
 )
-from steersman.core.errors import UserError
+from steersman.core.errors import MOST_SAID, UserError
 
 
 class Inner(Component):
@@ -82,9 +83,9 @@ def at(tmp_path: Path, path: str, line: int) -> str:
 @pytest.mark.parametrize(
     "text, path, line, what",
     [
-        ('title = "x"\nsize = "many"\n', "size", 2, "got 'many': input should be a valid integer"),
-        ('title = "x"\nsize = 11\n', "size", 2, "got 11: input should be less than or equal to 10"),
-        ('title = "x"\n\n[part]\nkind = "alpha"\nrate = 1.0\n', "part.rate", 5, "got 1.0: input should be less than 1"),
+        ('title = "x"\nsize = "many"\n', "size", 2, "got 'many': must be a whole number"),
+        ('title = "x"\nsize = 11\n', "size", 2, "got 11: must be at most 10"),
+        ('title = "x"\n\n[part]\nkind = "alpha"\nrate = 1.0\n', "part.rate", 5, "got 1.0: must be below 1"),
         ('title = "x"\n[part]\nkind = "alpha"\n[part.inner]\ndepth = -1\n', "part.inner.depth", 5, "got -1"),
         ('title = "x"\npart.kind = "alpha"\npart.inner.depth = -1\n', "part.inner.depth", 3, "got -1"),
         ('title = "x"\n[limits]\na = "b"\n', "limits.a", 3, "got 'b'"),
@@ -95,7 +96,7 @@ def at(tmp_path: Path, path: str, line: int) -> str:
         ('title = "x"\n[ratio]\na = 1\n', "ratio", 2, "got a table, a number is wanted"),
         ('title = "x"\n[size]\na = 1\n', "size", 2, "got a table, a whole number is wanted"),
         ('title = "x"\n[inner]\nwords = {a = 1}\n', "inner.words", 3, "got a table, a list is wanted"),
-        ('title = "x"\npart.kind = "alpha"\npart.rate = nan\n', "part.rate", 3, "got nan: input should be a finite"),
+        ('title = "x"\npart.kind = "alpha"\npart.rate = nan\n', "part.rate", 3, "got nan: must be a finite number"),
         ('title = "x"\ninner = {depth = 1.5}\n', "inner.depth", 2, "got 1.5"),
         ('title = "x"\n[inner]\nwords = 3\n', "inner.words", 3, "got 3"),
         ('title = "x"\n[part]\nkind = "beta"\nbeta = "b"\n', "part.beta", 4, "got 'b'"),
@@ -178,6 +179,13 @@ def test_complaints_about_overrides_name_the_option(tmp_path: Path) -> None:
     assert complaint(tmp_path, good, "inner.depth=-1").where == "inner.depth (--set)"
     assert complaint(tmp_path, good, "inner={depth = -1}").where == "inner.depth (--set)"
     assert complaint(tmp_path, good, "inner.dept=1").where == "inner.dept (--set)"
+
+
+def test_a_list_that_is_no_toml_is_said_to_have_arrived_as_text(tmp_path: Path) -> None:
+    found = complaint(tmp_path, 'title = "x"\n', "many=[1,two]")
+    assert (found.where, found.what) == ("many (--set)", "got '[1,two]': must be a list")
+    assert "no TOML" in found.cure
+    assert complaint(tmp_path, 'title = "x"\nmany = "one"\n').cure == ""
 
 
 def test_overrides_replace_add_and_win(tmp_path: Path) -> None:
@@ -334,6 +342,23 @@ def test_a_name_that_leads_nowhere(tmp_path: Path, package: str, name: str, what
     found = complaint(tmp_path, f'title = "x"\n[part]\nkind = "{name}"\n', allow_import=[package])
     assert what in found.what
     assert found.where == at(tmp_path, "part.kind", 3)
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("import sys\nsys.exit(3)\n", "it raised SystemExit: 3"),
+        ("def broken(:\n", "it raised SyntaxError"),
+        ("raise RuntimeError('a\\x1b[31m' + 'b' * 999)\n", r"it raised RuntimeError: a\x1b[31mbbb"),
+        ("import nowhere_at_all\n", "No module named 'nowhere_at_all'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named(package: str, tmp_path: Path, code: str, said: str) -> None:
+    (tmp_path / package / "bad.py").write_text(code)
+    with pytest.raises(UserError, match=re.escape(f"here: cannot import 'own_parts.bad:f' ({said}")) as caught:
+        import_object("own_parts.bad:f", [package], where="here")
+    assert len(str(caught.value)) < MOST_SAID + 50
+    assert str(caught.value).isprintable()
 
 
 def test_settings_of_a_users_component_are_checked_like_ours(tmp_path: Path, package: str) -> None:

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from steersman.core.component import Component
-from steersman.core.errors import UserError
+from steersman.core.errors import UserError, one_line
 from steersman.core.places import BARE_KEY, locate
+from steersman.core.wording import wrong
 
 MAX_TOML_BYTES = 2**20
 M = TypeVar("M", bound=BaseModel)
@@ -166,7 +168,13 @@ def explain(model: type[BaseModel], error: ErrorDetails, source: Source) -> User
         near = get_close_matches(str(tag), re.split(r", | or ", allowed), n=1)
         what = "kind is missing" if kind == "union_tag_not_found" else f"{tag!r} is not known"
         return UserError(what, where=where, allowed=allowed, cure=f"Did you mean {near[0]!r}?" if near else "")
-    return UserError(_wrong(kind, given, error["msg"].removeprefix("Value error, ")), where=where)
+    what = wrong(kind, given, error["msg"].removeprefix("Value error, "), context)
+    allowed = fields[keys[-1]].description or "" if kind == "string_pattern_mismatch" and keys[-1] in fields else ""
+    lost = isinstance(given, str) and given.lstrip()[:1] in ("[", "{") and source.place(path) == "--set"
+    cure = (
+        "It is no TOML and so arrived as text: put its texts in quotes, and all of it in single quotes." if lost else ""
+    )
+    return UserError(what, where=where, allowed=allowed, cure=cure)
 
 
 def _rank(error: ErrorDetails) -> int:
@@ -174,22 +182,9 @@ def _rank(error: ErrorDetails) -> int:
     return {"extra_forbidden": 0, "missing": 2, "union_tag_not_found": 2}.get(error["type"], 1)
 
 
-_WANTED = {"float": "a number", "int": "a whole number", "string": "text", "bool": "true or false", "list": "a list"}
-
-
-def _wrong(kind: str, given: Any, message: str) -> str:
-    """What is wrong with a value, `message` in pydantic's words where they are good enough."""
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"got {given!r}, a table is wanted"
-    if isinstance(given, Mapping) and kind.endswith("_type") and (wanted := _WANTED.get(kind.removesuffix("_type"))):
-        return f"got a table, {wanted} is wanted"
-    if kind.startswith(("greater_than", "less_than")) and str(given).lower().lstrip("+-") == "nan":
-        message = "Input should be a finite number"  # pydantic names whichever bound it looked at
-    shown = repr(given) if not isinstance(given, Mapping | BaseModel) else "these values together"
-    return f"got {shown}: {message[0].lower()}{message[1:]}"
-
-
-def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tuple[list[str], list[str], list[str]]:
+def _walk(
+    model: type[BaseModel], loc: tuple[int | str, ...], values: Any
+) -> tuple[list[str], dict[str, FieldInfo], list[str]]:
     """Dotted keys of an error without pydantic's union tags, fields of the table it stands in, kinds it may have."""
     keys: list[str] = []
     inside = current = [model]  # what the table of the last key, and what the value reached so far, may be
@@ -211,7 +206,7 @@ def _walk(model: type[BaseModel], loc: tuple[int | str, ...], values: Any) -> tu
         inside = current
         current = _models(_annotation(current[0], str(part))) if current else []
         values = values.get(part) if isinstance(values, Mapping) else None
-    return keys, list(inside[0].model_fields) if inside else [], [str(_kind(m)) for m in current]
+    return keys, inside[0].model_fields if inside else {}, [str(_kind(m)) for m in current]
 
 
 def _annotation(model: type[BaseModel] | None, name: str) -> Any:
@@ -266,7 +261,8 @@ def import_object(name: str, allowed: Sequence[str], where: str = "") -> Any:
     """Import ``package.module:attribute`` if its top-level package is in `allowed`.
 
     Raises:
-        UserError: the package was not allowed, or the module or attribute does not exist.
+        UserError: the package was not allowed, the module or attribute does not exist, or importing it raised or ended
+            the interpreter (``sys.exit``).
     """
     module, _, attribute = name.partition(":")
     package = module.partition(".")[0]
@@ -279,8 +275,10 @@ def import_object(name: str, allowed: Sequence[str], where: str = "") -> Any:
     see_working_folder()
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"cannot import {name!r} ({error})", where=where) from None
+    except (Exception, SystemExit) as error:
+        found = isinstance(error, ImportError | AttributeError) and str(error)
+        said = one_line(str(error) if found else f"it raised {type(error).__name__}: {error}")
+        raise UserError(f"cannot import {name!r} ({said})", where=where) from None
 
 
 def see_working_folder() -> None:

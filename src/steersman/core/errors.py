@@ -3,6 +3,19 @@
 Anything else that is raised is a bug of ours and keeps its traceback. Leaves out: how errors are printed (`cli`).
 """
 
+MOST_SAID = 200
+"""Characters that foreign text may take in a message of ours."""
+
+
+def one_line(text: str, most: int = MOST_SAID) -> str:
+    """Foreign text as a part of one line: what cannot be printed is escaped, and what is beyond `most` is cut off.
+
+    Edge cases: a line break becomes the two characters backslash and n, so no text can look like a message of ours.
+    """
+    text = text.strip()
+    cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
+    return cut if len(cut) <= most else f"{cut[: most - 1]}…"
+
 
 class UserError(ValueError):
     """A mistake the user can cure: bad input, an impossible option, a missing file (exit code 2).

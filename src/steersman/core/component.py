@@ -6,14 +6,13 @@ are used (`recipes`), so nothing is registered by being imported. Leaves out: lo
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from steersman.core.errors import UserError
-from steersman.core.streams import STREAMS
+from steersman.core.streams import STREAMS, check_name
 from steersman.core.types import Rollouts
 
 
@@ -136,13 +135,7 @@ def check_pipeline(stages: Sequence[Component], given: Iterable[str]) -> frozens
         asked = [p.stream for p in stage.passes()] if isinstance(stage, Stage) else []
         have |= set(asked)
         for stream in (*stage.needs, *stage.gives, *asked):
-            if stream not in STREAMS:
-                near = get_close_matches(stream, STREAMS, n=1)
-                raise UserError(
-                    f"{name} names the unknown stream {stream!r}",
-                    where=f"stages[{place}]",
-                    cure=f"Did you mean {near[0]!r}?" if near else "",
-                )
+            check_name(stream, f"{name} names", f"stages[{place}]")
         for stream in stage.needs:
             if stream in have:
                 continue

@@ -45,16 +45,18 @@ STREAMS: dict[str, Stream] = {
 }
 
 
-def check_stream(name: str, value: Tensor, n: int, width: int) -> None:
-    """Refuse a stream that is not in the table or whose leading sizes are not `n` rows by `width` tokens."""
+def check_name(name: str, what: str = "", where: str = "streams") -> None:
+    """Refuse a name that is not in the table; `what` says who used it."""
     if name not in STREAMS:
         near = get_close_matches(name, STREAMS, n=1)
-        raise UserError(
-            f"unknown stream {name!r}",
-            where="streams",
-            allowed=", ".join(STREAMS),
-            cure=f"Did you mean {near[0]!r}?" if near else "",
-        )
+        found = f"{what} the unknown stream {name!r}" if what else f"unknown stream {name!r}"
+        cure = f"Did you mean {near[0]!r}?" if near else ""
+        raise UserError(found, where=where, allowed=", ".join(STREAMS), cure=cure)
+
+
+def check_stream(name: str, value: Tensor, n: int, width: int) -> None:
+    """Refuse a stream that is not in the table or whose leading sizes are not `n` rows by `width` tokens."""
+    check_name(name)
     shape = STREAMS[name].shape
     expected = (n,) if shape == "N" else (n, width)
     if tuple(value.shape[: len(expected)]) != expected or value.ndim != len(shape.split()):

@@ -16,6 +16,7 @@ from steersman.core.types import STOP_LENGTH, Rollouts
 from steersman.objective.advantage.group import group_counts
 from steersman.reward.verifiable import Graded
 from steersman.task.world import World
+from steersman.train.own_code import apply
 from steersman.train.passes import Passes, Rows
 
 Metrics = dict[str, Any]
@@ -83,23 +84,23 @@ def collect(
     for stage in stages:
         stage.check_kept(min(kept, settings.prompts), settings.prompts)
     batch = _first_groups(Rollouts.concat(parts), settings.prompts)
-    batch, metrics = run_stages(stages[first:], batch, passes, rows_of, at)
+    batch, metrics = run_stages(stages[first:], batch, passes, rows_of, at, first)
     told.append(metrics)
     return Collected(batch, counted.metrics(batch) | _joined(told), rows_of, counted.singletons)
 
 
 def run_stages(
-    stages: Sequence[Stage], rollouts: Rollouts, passes: Passes, rows_of: Rows, at: Moment
+    stages: Sequence[Stage], rollouts: Rollouts, passes: Passes, rows_of: Rows, at: Moment, first: int = 0
 ) -> tuple[Rollouts, Metrics]:
-    """Apply stages in their order, each after the forward passes that it needs."""
+    """Apply stages in their order, each after the forward passes that it needs; `first` is the first one's place."""
     told: Metrics = {}
-    for stage in stages:
+    for place, stage in enumerate(stages, first):
         if missing := [name for name in stage.fields if getattr(rollouts, name) is None]:
             what = f"{type(stage).__name__} reads {missing[0]!r}, and the grader said nothing of it"
             cure = "A reward function returns {'score': ..., 'correct': ...}; or set reward.correct_at."
             raise UserError(what, where="stages", cure=cure if missing == ["correct"] else "")
         rollouts = passes.before(stage, rollouts, rows_of)
-        rollouts, metrics = stage(rollouts, at)
+        rollouts, metrics = apply(stage, place, rollouts, at)
         kind = str(getattr(stage, "kind", type(stage).__name__)).rpartition(":")[2]
         told |= {f"{kind}/{k}": v for k, v in metrics.items()}
     return rollouts, told
@@ -184,7 +185,7 @@ class _Counted:
             "rows_kept": float(len(batch)),
             "tokens_kept": float(batch.action.sum()),
             "reward_mean": float(whole.reward[valid].double().mean()),
-            "zero_signal_groups": found.zero_signal / max(found.groups, 1),
+            "zero_signal_groups": (found.zero_signal + found.singletons) / max(found.groups, 1),
             "invalid_share": float((~valid).sum()) / n,
             "truncated_share": float((whole.stop == STOP_LENGTH).sum()) / n,
             "response_length": float(tokens.sum()) / n,

@@ -160,6 +160,7 @@ class _Run:
         self.waited = 0
         self.reason = ""
         self.evaluation: dict[str, float] = {}
+        self.seen: list[str] = []
         self.pending: list[Mapping[str, Tensor | float]] = []
         self.referred: list[int | None] = []
 
@@ -200,16 +201,27 @@ class _Run:
         now = time.perf_counter()
         self.run.append("metrics", [{"step": self.done, **{f"train/{k}": v for k, v in metrics.items()}}])
         self.run.append("clock", [{"step": self.done, "seconds": now - clock, "tokens_per_s": tokens / (now - clock)}])
-        unknown = [k for k in self.budget.limits if k not in metrics]
-        if unknown:
-            allowed = ", ".join(sorted(metrics))
-            raise UserError(f"{unknown[0]!r} is no training metric", where="budget.limits", allowed=allowed)
-        over = [f"{k} = {metrics[k]:.4g} beyond {v:g}" for k, v in self.budget.limits.items() if abs(metrics[k]) > v]
-        if over:
-            self.reason = f"diverged: {over[0]}"
+        self._check_limits(metrics)
         if self.watch is not None:
             self.watch(self.done, self.total, metrics | {"tokens_per_s": tokens / (now - clock)})
         return now
+
+    def _check_limits(self, metrics: Mapping[str, float]) -> None:
+        """Stop where a metric is beyond its bound; one that no step has had is refused, if every step has it."""
+        limits = self.budget.limits
+        if not limits:
+            return
+        self.seen = sorted({*self.seen, *metrics})
+        unknown = [k for k in limits if k not in self.seen and k not in getattr(self.learner, "sometimes", ())]
+        if unknown:
+            near = get_close_matches(unknown[0], self.seen, n=1)
+            cure = f"Did you mean {near[0]!r}?" if near else ""
+            what = f"{unknown[0]!r} is no training metric"
+            raise UserError(what, where="budget.limits", allowed=", ".join(self.seen), cure=cure)
+        found = {k: metrics[k] for k in limits if k in metrics}
+        over = [f"{k} = {x:.4g} beyond {limits[k]:g}" for k, x in found.items() if abs(x) > limits[k]]
+        if over:
+            self.reason = f"diverged: {over[0]}"
 
     def _checked(self) -> dict[str, float]:
         """The averages of what is pending; a state with NaN in it is neither logged nor saved."""
@@ -290,5 +302,5 @@ class _Run:
             drop_after(root, step)
 
 
-_LOOP = ("tokens", "best_step", "best_value", "waited", "reason", "evaluation")
+_LOOP = ("tokens", "best_step", "best_value", "waited", "reason", "evaluation", "seen")
 """What the loop itself remembers, besides the learner's state."""

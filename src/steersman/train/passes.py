@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steersman.core.component import OWN_PASSES, Component, Pass, Stage, check_pipeline
 from steersman.core.errors import UserError
-from steersman.core.streams import STREAMS
+from steersman.core.streams import STREAMS, check_name
 from steersman.core.types import Rollouts
 from steersman.train.terms import Term
 
@@ -57,6 +57,7 @@ def check_parts(
         if term.model == "critic" and not critic:
             raise UserError(f"the {term.name} loss needs a critic", where="critic", cure="Add the table [critic].")
         for name in term.needs:
+            check_name(name, f"the {term.name} loss needs", "loss")
             if name not in have:
                 what = f"the {term.name} loss needs {name!r}, which no stage gives"
                 raise UserError(what, where="stages", cure=f"It is given by: {STREAMS[name].given_by}.")

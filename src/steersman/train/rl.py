@@ -27,6 +27,7 @@ from steersman.train.engine.work import Drawing, Job
 from steersman.train.evaluate import Evaluation, evaluate
 from steersman.train.fit import batch_rows
 from steersman.train.loop import Budget, Fitted, Habits, Watch, run_steps
+from steersman.train.own_code import check_state
 from steersman.train.passes import Passes, check_parts
 from steersman.train.samples import sample_rows
 from steersman.train.terms import Term
@@ -37,6 +38,11 @@ SHOWN = 4
 """Responses of a batch that are written to ``samples.jsonl``."""
 GAP_LIMIT = 1e-4
 """Nats by which sampler and trainer may differ on a token in float32."""
+
+
+_OF_AN_UPDATE = frozenset({"entropy", "kl_old", "kl_ref", "clip_low", "clip_high", "gap_max", "gap_mean"}) | {
+    "value_error", "value_mean", "grad_norm", "lr", "critic_grad_norm", "critic_lr",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +132,18 @@ class RLLearner:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         needs = check_parts(stages, terms, world.gives, engine.has("critic"), engine.has("reference"))
+        for place, stage in enumerate(stages):
+            check_state(stage, place)
         self.engine, self.world, self.stages, self.terms = engine, world, tuple(stages), tuple(terms)
         self.settings, self.seed, self.total, self.run, self.say = settings, seed, total, run, say
         self.needs = needs | ({"logp_old"} if self.updates > 1 else frozenset())
         self.batch: Rollouts | None = None
         self.said: set[str] = set()
+
+    @property
+    def sometimes(self) -> frozenset[str]:
+        """Metrics that a step may lack: it was skipped, or only one model moved in it."""
+        return _OF_AN_UPDATE | {f"loss/{t.name}" for t in self.terms}
 
     @property
     def updates(self) -> int:
@@ -170,7 +183,7 @@ class RLLearner:
             self._check_gap(_gap(batch), step)
         self._show(found, batch, step)
         self._warn(found)
-        keep = {*self.needs, "token_weight"} | ({"logp_old"} & batch.streams.keys())
+        keep = {*self.needs, "advantage", "token_weight"} | ({"logp_old"} & batch.streams.keys())
         return replace(batch, streams={k: x for k, x in batch.streams.items() if k in keep}), told
 
     def _update(self, batch: Rollouts, step: int, inside: int) -> dict[str, Any]:

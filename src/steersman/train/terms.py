@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.objective.components import Aggregation
 from steersman.objective.components_policy import ClippedValue, KLLoss
@@ -20,6 +21,7 @@ from steersman.objective.components_reward import counted
 from steersman.objective.divergence import kl_value
 from steersman.objective.loss.sft import sft
 from steersman.objective.select.tokens import in_loss
+from steersman.train.own_code import own_code
 
 MAXIMUM = "_max"
 """Watched quantities whose names end so are maxima over tokens; all others are sums over tokens."""
@@ -94,12 +96,32 @@ def old_logp(part: Rollouts, live: Live) -> Tensor:
     return part.streams.get("logp_old", live.logp.detach())
 
 
+def called(loss: PolicyLossLike, *given: Tensor) -> Tensor:
+    """The loss of each token; of a loss that is not ours the result is checked.
+
+    Raises:
+        UserError: it raised, or returned something else than ``[N, L]`` with a gradient.
+    """
+    if type(loss).__module__.startswith("steersman."):
+        return loss(*given)
+    with own_code("loss", loss):
+        value = loss(*given)
+    shape = tuple(given[0].shape)
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"{type(loss).__name__} returned {found}", where="loss", allowed=f"a tensor {shape}")
+    if not value.requires_grad:
+        what = f"{type(loss).__name__} returned a tensor without a gradient"
+        raise UserError(what, where="loss", cure="Compute it from logp, and do not detach that.")
+    return value
+
+
 def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
     """The policy loss on selected tokens, with its clip shares, the entropy and the log-ratio to the old policy."""
     seen = counted if getattr(loss, "whole_rows", False) else in_loss
 
     def value(part: Rollouts, live: Live) -> Tensor:
-        return weighted(loss(live.logp, old_logp(part, live), part.streams["advantage"], seen(part)), part)
+        return weighted(called(loss, live.logp, old_logp(part, live), part.streams["advantage"], seen(part)), part)
 
     def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
         now, old, mask = live.logp.detach(), old_logp(part, live), seen(part)
@@ -113,7 +135,7 @@ def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
         return told
 
     # logp_old is no need: where nobody gave it, the step is at rollout weights.
-    needs = tuple(n for n in loss.needs if n != "logp_old")
+    needs = tuple(dict.fromkeys(["advantage", *(n for n in loss.needs if n != "logp_old")]))
     return Term("policy", needs, value, in_loss, aggregation, watch=watch, reads=seen)
 
 

@@ -270,7 +270,8 @@ def _response(
     body = torch.where(place < k[:, None] * width, steps.flatten(1).gather(1, index), PAD)
     out = torch.cat([torch.where(long, LONG, SHORT)[:, None][:, : task.lead], body, torch.full((n, 3), PAD)], 1)
     end = torch.cat([_full(n, HASH), sums.gather(1, k[:, None] - 1), _full(n, EOS)], 1)
-    return out.scatter_(1, task.lead + k[:, None] * width + torch.arange(3), end)
+    out.scatter_(1, task.lead + k[:, None] * width + torch.arange(3), end)
+    return out
 
 
 def _digits(task: ChainSum, n: int, seed: int, step: int, round: int, purpose: str) -> tuple[Tensor, Tensor]:

@@ -93,11 +93,11 @@ def _flicker(right: Tensor, length: Tensor, cut: Tensor, size: int, criterion: s
 
 
 def _longer(right: Tensor, length: Tensor, cut: Tensor, seed: int) -> Mapping[str, list[int]]:
-    groups = [x.reshape(-1, OF) for x in (right, length, cut)]
-    order = torch.stack([permutation(OF, seed, "adora/chance", i) for i in range(len(groups[0]))])
-    holds = _class(*groups, "length") == 1
-    chance = _class(groups[0], groups[1].gather(1, order), groups[2].gather(1, order), "length") == 1
-    count = groups[0].sum(1)
+    right, length, cut = (x.reshape(-1, OF) for x in (right, length, cut))
+    order = torch.stack([permutation(OF, seed, "adora/chance", i) for i in range(len(right))])
+    holds = _class(right, length, cut, "length") == 1
+    chance = _class(right, length.gather(1, order), cut.gather(1, order), "length") == 1
+    count = right.sum(1)
     of = [count == k for k in range(1, OF)]
     return {
         "holds": [int(holds[rows].sum()) for rows in of],

@@ -52,7 +52,9 @@ def _flicker(results: Sequence[Result], world: str) -> Panel:
     """Share of prompts whose class changes, by the size of the group."""
     found = classes_of(results, world)
     lines = []
-    for criterion in CRITERIA if found is not None else ():
+    for criterion in CRITERIA:
+        if found is None:
+            break
         shares = [float(np.mean(found["flicker"][criterion][str(g)])) for g in GROUPS]
         lines.append(line(criterion, GROUPS, [shares]))
     note = "Two draws of responses at the first policy's weights. One draw of prompts, so no band."

@@ -125,7 +125,7 @@ def cells(mode: ModeName, extra_seeds: int = 0) -> tuple[Cell, ...]:
     if mode == "gpu":
         raise UserError("has no gpu mode: its models are made for two cores", where="d3s", allowed="quick, full")
     sizes = {"batches": BATCHES[mode], "evaluate_every": EVERY, "held_out": HELD_OUT, "judged": JUDGED}
-    groups = [(PARTS["main"], QUICK_ARMS if mode == "quick" else MAIN_ARMS, 1)]
+    groups: list[tuple[str, tuple[str, ...], int]] = [(PARTS["main"], QUICK_ARMS if mode == "quick" else MAIN_ARMS, 1)]
     if mode == "full":
         groups += [(PARTS["bare"], BARE_ARMS, 0), (PARTS["four"], FOUR_ARMS, 1)]
     arms = [(part, arm(name, fillers), POLICIES[fillers]) for part, names, fillers in groups for name in names]

@@ -4,7 +4,7 @@ Our own parts are not touched: what they raise is a bug, and its traceback is wa
 which run in a process of their own (`reward.time_limit`).
 """
 
-import inspect
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def own_code(where: str, part: Any) -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]
-        file = inspect.getsourcefile(type(part))
+        file = getattr(sys.modules.get(type(part).__module__), "__file__", None)
         frame = next((f for f in reversed(frames) if f.filename == file), frames[-1])
         lines = str(error).strip().splitlines()
         what = f"{type(part).__name__} raised {type(error).__name__}{': ' + lines[0][:200] if lines else ''}"

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from steersman.core.errors import RunStopped
-from steersman.reward.time_limit import TimedFunction
+from steersman.core.errors import MOST_SAID, RunStopped
+from steersman.reward.time_limit import PRINTED, TimedFunction
 
 CODE = """
 import os, subprocess, sys, time
@@ -24,6 +24,15 @@ def count():
     global COUNT
     COUNT += 1
     return COUNT
+
+def talk(lines, width=10):
+    for i in range(lines):
+        print("\\x1b[31m", i, "x" * width)
+    print("no end of line; ", end="", flush=True)
+    print("to standard error", file=sys.stderr)
+
+def shout():
+    raise ValueError("a\\nb\\x1b[2J" + "z" * 100_000)
 
 def act(what):
     if what == "raise":
@@ -136,3 +145,31 @@ def test_the_process_dies_with_the_one_that_started_it(module):
 def test_what_cannot_be_imported_stops_the_run(target):
     with pytest.raises(RunStopped, match="cannot import"):
         TimedFunction(target, LIMIT)([])
+
+
+def test_what_is_printed_is_shown_line_by_line_with_the_name_and_escaped(module, capfd):
+    timed = TimedFunction(f"{module}:talk", LIMIT)
+    timed([2])
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    said = [r"\x1b[31m 0 xxxxxxxxxx", r"\x1b[31m 1 xxxxxxxxxx", "no end of line; to standard error"]
+    assert shown.err.splitlines() == [f"{module}:talk: {line}" for line in said]
+    timed.close()
+
+
+def test_what_is_printed_is_capped_over_the_whole_run_and_never_blocks(module, capfd):
+    timed = TimedFunction(f"{module}:talk", LIMIT)
+    for _ in range(3):
+        assert timed([5_000, 60]).kind == "value"  # far more than a pipe holds
+        timed.close()
+    shown = capfd.readouterr().err
+    assert len(shown) < 2 * PRINTED
+    assert shown.count("prints more, which is not shown") == 1
+
+
+def test_what_is_raised_is_one_short_line(module):
+    with_all = TimedFunction(f"{module}:shout", LIMIT)
+    reason = with_all([]).reason
+    with_all.close()
+    assert reason.startswith(r"ValueError: a\nb\x1b[2Jzzz")
+    assert len(reason) <= MOST_SAID

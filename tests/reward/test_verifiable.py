@@ -25,6 +25,8 @@ def reward(prompt, completion, row):
         raise RuntimeError("no luck")
     if value == "exit":
         os._exit(5)
+    if value == "big":
+        return 2**20000
     if value == "nan":
         return float("nan")
     if value == "inf":
@@ -171,8 +173,37 @@ def test_own_functions_that_return_anything_else_are_refused_by_row(value, what)
 
 
 def test_a_flag_that_only_some_rows_have_is_refused():
-    with pytest.raises(UserError, match="row 1: says nothing of 'correct', which row 0 has"):
+    what = "reward_examples:reward, row 1: says nothing of 'correct', which row 0 has"
+    with pytest.raises(UserError, match=f"(?s){what}.*reward.correct_at"):
         own([True, 0.5])
+
+
+def test_a_broken_package_or_function_is_found_when_the_grader_is_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(verifiable, "require", lambda package, where: None)
+    (tmp_path / "math_verify").mkdir()
+    file = tmp_path / "math_verify" / "__init__.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    for code, said in (
+        ("raise ImportError('half installed')", "did not start: .*half installed"),
+        ("def parse(*a, **k): raise OSError('no antlr')\nverify = parse", "cannot compare 1 with 1: OSError: no antlr"),
+        ("parse = lambda *a, **k: [1]\nverify = lambda *a, **k: False", "cannot compare 1 with 1: it says .*wrong"),
+    ):
+        file.write_text(code)
+        grader = Grader(Verifiable(compare=MathVerify(), time_limit=60.0))
+        with grader, pytest.raises(UserError, match=f"(?s)^reward.compare: .*{said}.*pip install 'math-verify"):
+            grader.start()
+    with Grader(RewardFunction(function="reward_examples:reward"), ["reward_examples"]) as grader:
+        grader.start()
+        monkeypatch.setattr(grader, "_timed", TimedFunction("reward_examples:absent", SHORT))
+        with pytest.raises(UserError, match=r"^reward\.function: .*cannot import"):
+            grader.start()
+
+
+def test_equal_reasons_are_said_once_and_numbers_without_end_are_refused():
+    with pytest.raises(RunStopped, match=r"failed on 1 rows.*\(row 0: reward_examples:reward raised"):
+        own(["raise", "raise", 1.0], max_invalid=0.0)
+    with pytest.raises(UserError, match="returned a number of 20001 bits"):
+        own(["big"])
 
 
 def test_own_functions_that_hang_raise_or_crash_make_their_rows_invalid():

@@ -159,7 +159,7 @@ def make_world(asked: Asked, tokenizer: Any, context: int | None, max_new_tokens
             raise UserError(what, where="--task chain_sum", cure="Lower task.k or --max-new-tokens.")
         return ChainSumWorld(asked.task, asked.size)
     grader = None if asked.reward is None else Grader(asked.reward, asked.allow_import)
-    return TextWorld(
+    world = TextWorld(
         asked.questions,
         tokenizer,
         grader,
@@ -168,6 +168,9 @@ def make_world(asked: Asked, tokenizer: Any, context: int | None, max_new_tokens
         context=context,
         max_new_tokens=max_new_tokens or 1,
     )
+    if grader is not None:
+        grader.start()  # a broken package or function is known before anything is sampled
+    return world
 
 
 def given(asked: Asked, decoded: Sequence[str]) -> list[Any]:

@@ -16,7 +16,7 @@ from steersman.recipes.rl_tasks import ChainSumPrompts, GymQuestions, ModelRewar
 from steersman.reward.code_grader import grader_of
 from steersman.reward.model import RewardModel, build_reward_model, load_reward_model
 from steersman.reward.sandbox import Sandbox
-from steersman.reward.verifiable import Verifiable
+from steersman.reward.verifiable import Grader, Verifiable
 from steersman.store.files import read_json
 from steersman.task import chain_sum, tiny_code_language
 from steersman.task.prompts import QuestionFile, Questions, ReasoningGymQuestions, read_questions
@@ -48,8 +48,8 @@ def make_world(
         The world; the number of training prompts, None where they never run out; lines about the prompts.
 
     Raises:
-        UserError: a file or package that is not there, prompts that are too long or cannot be graded, a vocabulary
-            that is not the policy's.
+        UserError: a file or package that is not there or is broken, prompts that are too long or cannot be graded, a
+            vocabulary that is not the policy's.
     """
     task = recipe.task
     if isinstance(task, ChainSumPrompts):
@@ -72,6 +72,8 @@ def make_world(
     if isinstance(task, GymQuestions):  # made when drawn: what is wrong with the first ones is said now
         texts.draw(recipe.budget.batch, recipe.budget.seed, 0)
         texts.held_out(recipe.evaluation.prompts)
+    if isinstance(grader, Grader):
+        grader.start()
     notes = [f"{len(train):,} prompts, {'no' if held_out is None else f'{len(held_out):,}'} held-out ones"]
     if texts.leaked:
         notes.append(f"warning: {texts.leaked:,} held-out prompts are training prompts too")

@@ -13,9 +13,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+MOST_BITS = 4096
+"""Of a whole number; Python does not write out much longer ones."""
+MOST_TOLD = 2000
+"""Characters of an exception that travel to the parent."""
 
 
 def plain(value: Any) -> Any:
@@ -26,6 +31,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return {"__type__": f"a number of {value.bit_length()} bits"}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if callable(getattr(value, "item", None)) and getattr(value, "shape", None) == ():
@@ -39,7 +46,22 @@ def answer(function: Callable[..., Any], line: str) -> dict[str, Any]:
     try:
         return {"value": plain(function(*json.loads(line)))}
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": described(error)}
+
+
+def described(error: BaseException) -> str:
+    """An exception as text, of which the parent shows the beginning; one that cannot even be told has its name."""
+    try:
+        return f"{type(error).__name__}: {error}"[:MOST_TOLD]
+    except Exception:
+        return type(error).__name__
+
+
+def _flush() -> None:
+    """Let what the function printed come before its answer; a function may have closed or replaced its streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
 
 
 def main(target: str, parent: int) -> None:
@@ -60,12 +82,14 @@ def main(target: str, parent: int) -> None:
         module, _, name = target.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
-        except Exception as error:
-            reply({"error": f"cannot import {target!r}: {type(error).__name__}: {error}"})
+        except (Exception, SystemExit) as error:
+            reply({"error": f"cannot import {target!r}: {described(error)}"})
             return
         reply({"ready": True})
         for line in requests:
-            reply(answer(function, line))
+            found = answer(function, line)
+            _flush()
+            reply(found)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,15 @@ from pydantic import Field
 
 from steersman.core.component import Component
 from steersman.core.config import import_object
-from steersman.core.errors import RunStopped, UserError
+from steersman.core.errors import RunStopped, UserError, one_line
 from steersman.core.types import Scores
 from steersman.reward.answer import FOUND, STATUSES, Exact, Extractor, LastBoxed, Numeric
 from steersman.reward.time_limit import Outcome, TimedFunction
 
 Row = Mapping[str, Any]
 """A prompt's row: `answer`, the reference, and whatever else the prompt's file or generator gave, as JSON values."""
+MOST_SHOWN = 60
+"""Characters that are shown of what a function returned."""
 _LARGEST = torch.finfo(torch.float32).max
 _RETURNS = "a number, true or false, or a dict of score, correct, format_ok, reason"
 
@@ -141,6 +143,32 @@ class Grader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the grader's process and try it, so that a function or package that is broken is known before any work.
+
+        Raises:
+            UserError: it cannot be imported, or the package cannot compare a number with itself.
+        """
+        if self._timed is None:
+            return
+        own = isinstance(self.reward, RewardFunction)
+        where = "reward.function" if own else "reward.compare"
+        cure = (
+            "" if isinstance(self.reward, RewardFunction) else f"Install it anew: {INSTALL[self.reward.compare.kind]}"
+        )
+        try:
+            self._timed.start()
+        except RunStopped as error:
+            raise UserError(str(error), where=where, cure=cure) from None
+        if own or not isinstance(self.reward, Verifiable) or not isinstance(self.reward.compare, MathVerify):
+            return
+        tried = self._timed(["1", "1"])
+        if tried.kind == "timeout":  # slow is not broken
+            return
+        if tried.kind != "value" or tried.value.get("status") != "correct":
+            said = tried.reason or f"it says {one_line(str(tried.value), MOST_SHOWN)}"
+            raise UserError(f"math-verify cannot compare 1 with 1: {said}", where=where, cure=cure)
+
     def close(self) -> None:
         """End the grader's process; the next call starts a new one."""
         if self._timed is not None:
@@ -191,11 +219,12 @@ class Grader:
             if grades[-1].error:
                 failed.append((i, grades[-1].error))
                 self._stop_above_limit(failed, sum(made))
-        return _collect(grades)
+        return _collect(grades, self.reward.function if isinstance(self.reward, RewardFunction) else "reward")
 
     def _stop_above_limit(self, failed: Sequence[tuple[int, str]], n: int) -> None:
         if len(failed) > self.reward.max_invalid * n:
-            first = "; ".join(f"row {i}: {reason}" for i, reason in failed[:3])
+            alike = {reason: i for i, reason in reversed(failed)}  # one row of each reason, the first
+            first = "; ".join(f"row {i}: {reason}" for reason, i in sorted(alike.items(), key=lambda x: x[1])[:3])
             share = f"max_invalid = {self.reward.max_invalid:g} of {n}"
             raise RunStopped(f"the grader failed on {len(failed)} rows, more than {share} ({first})")
 
@@ -269,7 +298,7 @@ def _own(i: int, outcome: Outcome, reward: RewardFunction) -> _Grade:
     said = value if isinstance(value, dict) and "__type__" not in value else {"score": value}
     where = f"{reward.function}, row {i}"
     if unknown := sorted(said.keys() - {"score", "correct", "format_ok", "reason"}):
-        raise UserError(f"returned the unknown key {unknown[0]!r}", where=where, allowed=_RETURNS)
+        raise UserError(f"returned the unknown key {unknown[0][:MOST_SHOWN]!r}", where=where, allowed=_RETURNS)
     score = said.get("score")
     if not isinstance(score, bool | int | float) or not -_LARGEST <= score <= _LARGEST:
         raise UserError(f"returned {_shown(score)}", where=where, allowed=f"{_RETURNS}; numbers finite")
@@ -288,14 +317,20 @@ def _verb(outcome: Outcome) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return str(value.get("__type__", "a dict"))
+        return one_line(str(value.get("__type__", "a dict")), MOST_SHOWN)
     if isinstance(value, str):
-        return f"the text {value[:60]!r}"
-    return "nothing" if value is None else str(value)
+        return f"the text {value[:MOST_SHOWN]!r}"
+    return "nothing" if value is None else one_line(str(value), MOST_SHOWN)
 
 
-def _collect(grades: Sequence[_Grade]) -> Graded:
-    """Rows' verdicts as tensors; a flag that some valid rows have and others lack is refused."""
+_CURES = {
+    "correct": "Let every row say it (true or false, or the key correct of a dict) or none, or set reward.correct_at.",
+    "format_ok": "Give the key format_ok for every row, or for none.",
+}
+
+
+def _collect(grades: Sequence[_Grade], grader: str) -> Graded:
+    """Rows' verdicts as tensors; a flag that only some valid rows have is refused in the name of `grader`."""
     valid = torch.tensor([not g.error for g in grades], dtype=torch.bool)
     parts = {}
     for name in ("correct", "format_ok", "status"):
@@ -305,7 +340,8 @@ def _collect(grades: Sequence[_Grade]) -> Graded:
             continue
         if len(known) < int(valid.sum()):
             row = next(i for i, g in enumerate(grades) if not g.error and values[i] is None)
-            raise UserError(f"says nothing of {name!r}, which row {known[0]} has", where=f"reward, row {row}")
+            what = f"says nothing of {name!r}, which row {known[0]} has"
+            raise UserError(what, where=f"{grader}, row {row}", cure=_CURES.get(name, ""))
         if name == "status":
             parts[name] = torch.tensor([-1 if v is None else STATUSES.index(v) for v in values])
         else:

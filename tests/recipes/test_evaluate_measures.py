@@ -115,8 +115,12 @@ def test_win_rate_of_one_verdict_a_prompt() -> None:
     assert found["flip_rate"] == pytest.approx(1 / 11, abs=EXACT)
     separated = measures.win_rate(Judged(np.arange(12) // 6.0), 12, ours, theirs)["length_controlled"]
     assert (separated["win_rate"], "separated by a length" in separated["why"]) == (None, True)
-    controlled = measures.win_rate(Judged(outcome), 12, np.arange(12.0) % 5, theirs)["length_controlled"]
-    want_even = stats.length_controlled_win_rate(outcome[:11], (np.arange(12.0) % 5 - 5)[:11])
+    shorter = measures.win_rate(Judged(outcome), 12, np.arange(12.0) % 5, theirs)["length_controlled"]
+    assert shorter["win_rate"] is None
+    assert shorter["why"].startswith("only 0 of 11 prompts have answers of nearly equal length")
+    gap = np.array([0.0, 1, -1, 2, -2, 0, 1, -1, 0, 1, 30, NAN])
+    controlled = measures.win_rate(Judged(outcome), 12, theirs + np.nan_to_num(gap), theirs)["length_controlled"]
+    want_even = stats.length_controlled_win_rate(outcome[:11], gap[:11])
     assert controlled["win_rate"]["value"] == want_even.win_rate.value
     assert controlled["slope_per_character"] == want_even.slope
     assert found["flip_rate"] is not None

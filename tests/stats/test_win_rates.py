@@ -15,6 +15,7 @@ CONVERGED = 1e-8
 NORMAL_975 = 1.959963984540054
 SIMULATIONS = 300
 FOUR_SIGMA = 4.0
+NEAR_PROMPTS, EACH_SIDE = win_rates.NEAR_PROMPTS, win_rates.EACH_SIDE
 
 
 def simulated(rng, n=300, at_equal=0.2, slope=0.02):
@@ -74,6 +75,36 @@ def test_equal_lengths_give_the_plain_win_rate():
     centre = math.log(0.625 / 0.375)
     ends = [1 / (1 + math.exp(-centre - sign * NORMAL_975 * error)) for sign in (-1, 1)]
     assert [found.win_rate.low, found.win_rate.high] == pytest.approx(ends, abs=CONVERGED)
+
+
+def test_a_reading_where_hardly_any_prompt_is_would_be_far_from_the_truth_and_is_refused(monkeypatch):
+    """Judged by quality alone, both equal, but for answers so much longer that they always lose: a curve no logistic
+    regression has. Read at equal length, which was hardly seen, it says whatever the other prompts make it say."""
+    rng = np.random.default_rng(4)
+    d = rng.normal(100.0, 20.0, 400)
+    y = (rng.random(400) < np.where(d > 100, 0.1, 0.5)).astype(float)
+    with pytest.raises(UserError, match=r"only 0 of 400 prompts have answers of nearly equal length, fewer than 10"):
+        length_controlled_win_rate(y, d)
+    monkeypatch.setattr(win_rates, "_refuse_extrapolation", lambda d: None)
+    assert not length_controlled_win_rate(y, d).win_rate.contains(0.5)  # the truth, by how y is drawn
+
+
+def test_enough_prompts_must_be_near_equal_length_and_on_both_sides():
+    near = np.tile([-1.0, 1.0], NEAR_PROMPTS // 2)
+    far = np.array([-9.0, 9.0, -9.0, 9.0, 9.0, -9.0])
+    y = np.tile([1.0, 0.0, 0.0, 1.0], 10)
+    for scale in (1.0, 1000.0):
+        d = scale * np.concatenate([near, far])
+        assert length_controlled_win_rate(y[: len(d)], d).win_rate.low > 0
+        with pytest.raises(UserError, match=f"only {NEAR_PROMPTS - 1} of 15 prompts") as error:
+            length_controlled_win_rate(y[1 : len(d)], d[1:])
+        assert error.value.where == "length_difference"
+    apart = np.concatenate([np.full(30, -100.0), np.full(30, 100.0)])  # both sides, and nobody between
+    with pytest.raises(UserError, match="only 0 of 60"):
+        length_controlled_win_rate(np.tile([1.0, 0.0], 30), apart)
+    leaning = np.concatenate([np.linspace(1, 30, 40), [-1.0] * (EACH_SIDE - 1), [10_000.0]])
+    with pytest.raises(UserError, match=f"only {EACH_SIDE - 1} of 45 prompts have an answer that is not longer"):
+        length_controlled_win_rate(np.tile([1.0, 0.0, 0.0], 15), leaning)
 
 
 def test_regression_that_does_not_converge_is_refused(monkeypatch):

@@ -184,7 +184,7 @@ def _length_controlled(share: Array, gap: Array) -> dict[str, Any]:
     try:
         found = stats.length_controlled_win_rate(share, gap)
     except UserError as error:
-        return {"win_rate": None, "why": f"{error.where}: {error.what}" if error.where else error.what}
+        return {"win_rate": None, "why": error.what}
     return {"win_rate": _shown(found.win_rate), "slope_per_character": found.slope}
 
 

@@ -17,6 +17,10 @@ from steersman.stats.resampling import bootstrap
 
 NEWTON_STEPS = 100
 NEWTON_TOLERANCE = 1e-10
+NEAR = 0.5
+"""A length difference is near 0 within this many of its standard deviations."""
+NEAR_PROMPTS, EACH_SIDE = 10, 5
+"""Prompts that must be near 0, and that must be at or above 0 and at or below 0, for a reading at 0 to be no guess."""
 SLACK = 1e-6  # largest gradient (mean log-likelihood) that still counts as converged
 
 
@@ -88,10 +92,12 @@ def length_controlled_win_rate(outcome: Any, length_difference: Any, *, level: f
     Raises:
         UserError: empty, NaN, lengths that differ, outcomes outside [0, 1] (names the row); a constant length
         difference other than 0 (equal length was never seen); outcomes that a length threshold separates perfectly,
-        or that are all wins or all losses (no finite estimate exists).
+        or that are all wins or all losses (no finite estimate exists); too few prompts of nearly equal length.
 
-    Edge cases: all length differences 0 give the plain win rate (slope 0). Far extrapolation, when no prompt is near
-    d = 0, is not refused: the interval then is wide.
+    Edge cases: all length differences 0 give the plain win rate (slope 0). Otherwise a reading at d = 0 must rest on
+    prompts that are there: `NEAR_PROMPTS` with |d| at most `NEAR` standard deviations of d, and `EACH_SIDE` with d <= 0
+    and with d >= 0. Beyond them the curve's form decides, not the data, and no interval tells: it takes the form for
+    true.
 
     Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", without its per-model and per-instruction terms;
     errors as White 1982, since a tie is a share and not a binomial draw.
@@ -103,6 +109,7 @@ def length_controlled_win_rate(outcome: Any, length_difference: Any, *, level: f
     if len(bad):
         raise UserError(f"{y[bad[0]]} is out of range", where=f"outcome, row {bad[0]}", allowed="0 to 1")
     _refuse_unbounded(y, d)
+    _refuse_extrapolation(d)
     scale = float(np.std(d)) or 1.0
     design = np.stack([np.ones_like(d), d / scale], axis=1)[:, : 2 if np.ptp(d) > 0 else 1]
     weights, covariance = _logistic(design, y)
@@ -115,7 +122,8 @@ def length_controlled_win_rate(outcome: Any, length_difference: Any, *, level: f
 def _refuse_unbounded(y: np.ndarray, d: np.ndarray) -> None:
     """Refuse data for which the likelihood has no maximum; a share strictly inside (0, 1) is a win and a loss."""
     if np.ptp(d) == 0 and d[0] != 0:
-        raise UserError(f"all are {d[0]}", where="length_difference", allowed="values that vary, or all 0")
+        what = f"every length difference is {d[0]:g}: equal length was never seen"
+        raise UserError(what, where="length_difference", allowed="values that vary, or all 0")
     won, lost = d[y > 0], d[y < 1]
     if len(won) == 0 or len(lost) == 0:
         word = "losses" if len(won) == 0 else "wins"
@@ -127,6 +135,22 @@ def _refuse_unbounded(y: np.ndarray, d: np.ndarray) -> None:
             allowed="wins and losses that overlap in length",
             cure="add prompts; length and quality cannot be told apart here",
         )
+
+
+def _refuse_extrapolation(d: np.ndarray) -> None:
+    """Refuse to read the curve where there are hardly any prompts."""
+    if np.ptp(d) == 0:
+        return
+    near = int((np.abs(d) <= NEAR * np.std(d)).sum())
+    side, word = min((int((d <= 0).sum()), "not longer"), (int((d >= 0).sum()), "not shorter"))
+    if near < NEAR_PROMPTS:
+        what = f"only {near} of {len(d)} prompts have answers of nearly equal length, fewer than {NEAR_PROMPTS}"
+    elif side < EACH_SIDE:
+        what = f"only {side} of {len(d)} prompts have an answer that is {word} than the other side's"
+    else:
+        return
+    cure = "add prompts; length and quality cannot be told apart here"
+    raise UserError(what, where="length_difference", allowed="prompts around equal length", cure=cure)
 
 
 def _logistic(design: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -234,6 +234,8 @@ def test_a_reward_model_ranks_and_judges(cli: Cli, shop: SimpleNamespace, tmp_pa
         (["--out", "."], "is a folder"),
         (["--out", "FILE"], "is the file of the prompts"),
         (["--out", "FILE/x.jsonl"], "no folder to write to"),
+        (["--out", "/proc/rows.jsonl"], "no folder to write to ("),
+        (["--out", "/proc/self/deep/rows.jsonl"], "no folder to write to ("),
         (["--max-new-tokens", "64"], "sum 0: the prompt has"),
         (["--time-limit", "0"], "--time-limit"),
     ],

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from steersman.core.errors import CorruptFile, RunStopped, UserError
 from steersman.store import run as run_module
-from steersman.store.run import RunDir, writable
+from steersman.store.run import MOST_NAMED, RunDir, differences, writable
 
 DEFINITION = {"lr": 0.1, "limits": {"x": math.inf}, "rows": (1, 2), "none": None, 3: math.nan}
 
@@ -36,21 +37,22 @@ def test_the_same_run_may_start_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"lr": 0.2}, "lr"),
-        ({"rows": [1, 3]}, "rows"),
-        ({"extra": 1}, "extra"),
-        ({"lr": 0.2, "limits": {}}, "limits, lr"),
-        ({"none": 0}, "none"),
+        ({"lr": 0.2}, ["lr = 0.1 (now 0.2)"]),
+        ({"rows": [1, 3]}, ["rows = [1, 2] (now [1, 3])"]),
+        ({"extra": 1}, ["extra = absent (now 1)"]),
+        ({"lr": 0.2, "none": 0}, ["lr = 0.1 (now 0.2)", "none = null (now 0)"]),
     ],
 )
-def test_another_run_is_refused_by_the_keys_that_differ(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+def test_another_run_is_refused_by_the_keys_that_differ(
+    tmp_path: Path, change: dict[str, Any], named: list[str]
+) -> None:
     run = RunDir(tmp_path)
     run.start(DEFINITION)
     before = (tmp_path / "run.json").read_bytes()
-    with pytest.raises(UserError, match=rf"holds another run \(different: {named}\)") as caught:
+    with pytest.raises(UserError, match=re.escape(f"holds another run, made with {', '.join(named)}")) as caught:
         run.start(DEFINITION | change)
     assert caught.value.where == str(tmp_path)
-    with pytest.raises(UserError, match=r"different: lr\)"):
+    with pytest.raises(UserError, match=r"made with lr = 0\.1 \(now absent\)"):
         run.start({k: v for k, v in DEFINITION.items() if k != "lr"})
     assert (tmp_path / "run.json").read_bytes() == before
 
@@ -153,6 +155,26 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
         writable(tmp_path / "x")
+
+
+def test_differences_are_named_in_depth_shortly_and_not_all() -> None:
+    there = {"made_by": 1, "budget": {"steps": 40, "seed": 0}, "stages": [{"kind": "grpo"}, {"kind": "uniform"}]}
+    now = {"made_by": 2, "budget": {"steps": 60, "seed": 0}, "stages": [{"kind": "rloo"}, {"kind": "uniform"}]}
+    want = ["budget.steps = 40 (now 60)", 'stages.0.kind = "grpo" (now "rloo")']
+    assert differences(there, now) == want
+    assert differences(there, there | {"made_by": 3}) == []
+    assert differences({"data": "a" * 16}, {"data": "b" * 16}) == ["other contents of data"]
+    (long,) = differences({"text": "x" * 999}, {"text": "y"})
+    assert len(long) < 80
+    assert differences({"limits": {}}, {"limits": {"kl": 1.0}}) == ["limits.kl = absent (now 1.0)"]
+    assert differences({"a": float("nan")}, {"a": float("nan")}) == []
+
+
+def test_of_many_differences_the_first_are_named(tmp_path: Path) -> None:
+    RunDir(tmp_path).start({str(i): 0 for i in range(MOST_NAMED + 3)})
+    with pytest.raises(UserError, match=r"4 = 0 \(now 1\) and 3 more") as caught:
+        RunDir(tmp_path).start({str(i): 1 for i in range(MOST_NAMED + 3)})
+    assert caught.value.what.count("now") == MOST_NAMED
 
 
 def test_a_process_that_does_not_write_reads_what_another_wrote(tmp_path: Path) -> None:

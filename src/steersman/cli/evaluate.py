@@ -6,6 +6,7 @@ what is measured and how (`recipes.evaluate`), the table (`evaluate_table`).
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -137,8 +138,15 @@ def _check_out(out: Path | None, task: str) -> None:
     if out.exists() and Path(task).is_file() and out.samefile(task):
         raise UserError("is the file of the prompts", where=f"--out {out}")
     above = next(p for p in out.absolute().parents if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    if not above.is_dir():
         raise UserError(f"cannot be written: {above} is no folder to write to", where=f"--out {out}")
+    try:
+        handle, probe = tempfile.mkstemp(prefix=".probe-", dir=above)  # what may be written, only writing tells
+        os.close(handle)
+        os.unlink(probe)
+    except OSError as error:
+        what = f"cannot be written: {above} is no folder to write to ({error.strerror})"
+        raise UserError(what, where=f"--out {out}", cure="Choose another file with --out.") from None
 
 
 def _write(rows: list[dict[str, Any]], out: Path | None) -> None:

@@ -8,6 +8,7 @@ drops it, and `truncate_after` cuts what a resumed run will write again.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,15 +48,13 @@ class RunDir:
         """
         file = self.path / "run.json"
         if file.is_file():
-            known, wanted = read_json(file), {str(k): v for k, v in definition.items()}
-            # As texts, in which NaN equals NaN.
-            keys = {*known, *wanted} - _NOT_IDENTITY
-            changed = sorted(k for k in keys if canonical(known.get(k)) != canonical(wanted.get(k)))
-            if changed:
+            found = differences(read_json(file), dict(definition))
+            if found:
+                more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
                 raise UserError(
-                    f"holds another run (different: {', '.join(changed)})",
+                    f"holds another run, made with {', '.join(found[:MOST_NAMED])}{more}",
                     where=str(self.path),
-                    cure="Choose another output folder, or repeat the settings of run.json to resume.",
+                    cure="Choose another output folder, or give the values of the run that is there.",
                 )
             return
         if self.writes:
@@ -117,6 +116,51 @@ class RunDir:
 
 
 _NOT_IDENTITY = {"made_by"}
+MOST_NAMED = 5
+"""Differences that are named."""
+_MOST_SHOWN = 40
+_HASH = re.compile(r'"[0-9a-f]{16}"')
+
+
+def differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """In which keys the definition of a run differs from the one asked for, one text each: key, value there, value now.
+
+    Args:
+        known: what the run there was made with.
+        wanted: what is asked for. Keys that are no part of the identity are left out at the top of both.
+    """
+    there, now = (_flat({str(k): v for k, v in x.items() if k not in _NOT_IDENTITY}) for x in (known, wanted))
+    # As texts, in which NaN equals NaN.
+    changed = [k for k in dict.fromkeys([*now, *there]) if _text(there, k) != _text(now, k)]
+    # An empty table that is filled now is told by what fills it.
+    return [_told(k, there, now) for k in changed if not any(o.startswith(f"{k}.") for o in changed)]
+
+
+def _told(key: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    old, new = _short(there, key), _short(now, key)
+    if _HASH.fullmatch(old) and _HASH.fullmatch(new):
+        return f"other contents of {key}"
+    return f"{key} = {old} (now {new})"
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists of tables by number, other lists as they are."""
+    if value and isinstance(value, list | tuple) and all(isinstance(v, Mapping) for v in value):
+        value = {str(i): v for i, v in enumerate(value)}
+    if not isinstance(value, Mapping) or (path and not value):
+        return {path: value}
+    return {k: v for name, x in value.items() for k, v in _flat(x, f"{path}.{name}" if path else str(name)).items()}
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    return canonical(values[key]) if key in values else ""
+
+
+def _short(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "absent"
+    text = json.dumps(tag(values[key]), ensure_ascii=False)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
 
 
 def writable(folder: Path) -> None:

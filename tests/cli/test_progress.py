@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from steersman.cli.progress import WIDTH, TrainingProgress
+from steersman.cli.progress import WIDTH, TrainingProgress, _fitted
 from steersman.core.component import Component
 
 METRICS = {"loss": 0.123456, "accuracy": 0.98765, "margin": -0.00123, "grad_norm": 123.456, "tokens_per_s": 123456.7}
@@ -44,6 +44,45 @@ def test_held_out_lines_are_wrapped_between_metrics() -> None:
     assert seen.getvalue().count("-0.0001235") == len(EVALUATION)
     assert "accuracy 0.753 [0.70, 0.80]" in seen.getvalue()
     assert "accuracy_low" not in seen.getvalue()
+
+
+def test_lines_are_balanced_and_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in ("60", "80", "nonsense"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown, seen = progress(False)
+        shown.watch(10, 100, EVALUATION)
+        lines = seen.getvalue().splitlines()
+        assert max(map(len, lines)) <= (int(columns) if columns.isdecimal() else WIDTH)
+        assert len(lines[-1]) > max(map(len, lines)) / 2
+
+
+def test_a_line_of_a_step_drops_the_least_telling_rather_than_spill() -> None:
+    parts = ["accuracy 0.500", "no signal 10%", "entropy 1", "100 tokens/s"]
+    assert _fitted("step 1/9", parts, ["3 s left"], 100) == "  ".join(["step 1/9", *parts, "3 s left"])
+    assert (
+        _fitted("step 1/9", parts, ["3 s left"], 63)
+        == "step 1/9  accuracy 0.500  no signal 10%  100 tokens/s  3 s left"
+    )
+    assert _fitted("step 1/9", parts, ["3 s left"], 50) == "step 1/9  accuracy 0.500  100 tokens/s  3 s left"
+
+
+def test_names_order_and_a_reward_that_is_the_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"reward": 0.7534, "length": 3.5, "ended_share": 1.0, "invalid_share": 0.0, "pass_at_16": 0.9} | INTERVAL
+    shown, _ = progress(False)
+    printed = []
+    for fitted, evaluation in ((True, found), (None, dict(sorted(found.items())))):  # as trained, as read from JSON
+        result = {"steps": 4, "reason": "finished", "evaluation": evaluation, "before": evaluation}
+        shown.summary(SimpleNamespace(notes=(), fitted=fitted, result=result, folder=Path("runs/x")))
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    names = re.findall(r"^held-out (.+?)  +", printed[0], re.M)
+    assert names == ["accuracy", "pass@16", "tokens a response", "ended by themselves", "invalid"]
+    shown.summary(
+        SimpleNamespace(
+            notes=(), fitted=True, result=result | {"evaluation": found | {"reward": 2.0}}, folder=Path("x")
+        )
+    )
+    assert "held-out reward " in capsys.readouterr().out
 
 
 def test_the_bar_shows_total_note_and_remaining_time_in_100_columns() -> None:

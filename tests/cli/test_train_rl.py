@@ -142,12 +142,26 @@ def test_missing_options_are_named(cli: Cli, desk: SimpleNamespace) -> None:
 
 def test_notes_lead_with_accuracy_and_keep_what_the_batch_said() -> None:
     notes = RLNotes(samples=4)
-    first = notes.parts({"accuracy": 0.5, "reward_mean": 0.25, "rows_generated": 40.0, "entropy": 1.0, "gap_max": 2e-6})
-    assert first[:2] == ["accuracy 0.500 [0.24, 0.76]", "reward 0.250"]  # Wilson, 5 of 10 prompts
-    later = notes.parts({"grad_norm": 0.5})
-    assert later[0] == first[0]
-    assert "grad 0.5" in later
-    assert RLNotes(1).parts({"reward_mean": -1.5})[0] == "reward -1.500"
+    batch = {"accuracy": 0.5, "reward_mean": 0.25, "rows_generated": 40.0, "zero_signal_groups": 0.5, "entropy": 1.0}
+    notes.see(1, batch | {"tokens_per_s": 100.0, "tokens_generated": 200.0})
+    assert notes.line() == [
+        "accuracy 0.500 [0.24, 0.76]",  # Wilson, 5 of 10 prompts
+        "reward 0.250",
+        "no signal 50%",
+        "entropy 1",
+        "100 tokens/s",
+    ]
+    notes.see(2, {"grad_norm": 0.5, "tokens_per_s": 0.0})
+    assert "accuracy 0.500" in notes.short()
+    later = notes.line()
+    assert later[0] == "grad 0.5"  # of the batch everything was said
+    assert 0 < int(later[-1].removesuffix(" tokens/s")) <= 100
+    notes.see(3, batch | {"tokens_per_s": 100.0})
+    notes.see(4, {"grad_norm": 0.25, "tokens_per_s": 0.0})
+    assert notes.line()[:2] == ["accuracy 0.500 [0.24, 0.76]", "reward 0.250 (step 3)"]  # drawn since, and not yet said
+    own = RLNotes(1)
+    own.see(1, {"reward_mean": -1.5})
+    assert own.line() == ["reward -1.500"]
 
 
 def test_two_processes_train_what_one_does(desk: SimpleNamespace, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from steersman.core.errors import UserError
-from steersman.recipes.estimate import estimate, measures
+from steersman.recipes.estimate import duration, estimate, measures
 from steersman.recipes.training import RECIPES, Runtime
 
 
@@ -31,7 +31,13 @@ def test_counts_by_hand_and_nothing_is_written(
     assert found["parameters"] == found["trained"] == 262 * 16 + per_layer + 16
     assert found["seconds"] > 0
     text = estimate(job, Runtime())
-    for word in ("steps        9 of 4 rows", "parameters   ", "time         about", "memory       about", "[model]"):
+    for word in (
+        "steps        9 of 4 rows",
+        "parameters   ",
+        "time         under a second, within a factor",
+        "memory       about",
+        "[model]",
+    ):
         assert word in text
     assert list(tmp_path.iterdir()) == []
 
@@ -56,3 +62,8 @@ def test_it_refuses_what_the_job_would_refuse(shop: SimpleNamespace, tmp_path: P
     ):
         with pytest.raises(UserError, match=message):
             estimate(job, Runtime())
+
+
+def test_times_for_people() -> None:
+    told = {0.004: "under a second", 2.4: "about 2 s", 89.0: "about 89 s", 600.0: "about 10 min", 7200.0: "about 2.0 h"}
+    assert {s: duration(s) for s in told} == told

@@ -1,6 +1,7 @@
 """What a training run shows on a terminal: a bar with rate and remaining time, and a table at the end."""
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,14 @@ from steersman.cli.progress_rl import RLNotes
 WIDTH = 100
 LINES = 10
 _SHOWN = ("loss", "accuracy")
+_NAMES = {
+    "accuracy": "accuracy",
+    "reward": "reward",
+    "length": "tokens a response",
+    "ended_share": "ended by themselves",
+    "invalid_share": "invalid",
+}
+"""What people call a metric of held-out prompts, in the order in which they are shown; others follow by name."""
 
 
 class TrainingProgress:
@@ -66,10 +75,11 @@ class TrainingProgress:
         self.write(step, metrics)
         if any(k.startswith("eval/") for k in metrics):
             parts = _measured({k.removeprefix("eval/"): v for k, v in metrics.items()})
-            self.say(_wrap([f"step {step}, held out:", *(f"{k} {v}" for k, v in parts.items())]))
+            self.say(_wrap([f"step {step}, held out:", *(f"{k} {v}" for k, v in parts.items())], self._width()))
             return
-        parts = self._parts(metrics) if self.rl is None else self.rl.parts(metrics)
-        note = "  ".join(parts) if self.rl is None else self.rl.short(parts)
+        if self.rl is not None:
+            self.rl.see(step, metrics)
+        note = "  ".join(self._parts(metrics)) if self.rl is None else self.rl.short()
         left = self._left(step, total)
         if self.task is None:
             self.task = self.bar.add_task("training", total=total, note=note)
@@ -77,7 +87,14 @@ class TrainingProgress:
                 self.say(f"a line every {self._gap(total)} steps" if self._gap(total) > 1 else "a line every step")
         self.bar.update(self.task, completed=step, note=note)
         if not self.console.is_terminal and (step % self._gap(total) == 0 or step == total):
-            self.say(_wrap([f"step {step}/{total}", *parts, *left]))
+            parts = self._parts(metrics) if self.rl is None else self.rl.line()
+            self.say(_fitted(f"step {step}/{total}", parts, left, self._width()))
+
+    def _width(self) -> int:
+        """Columns of a line: at most `WIDTH`, fewer on a narrow terminal or where ``COLUMNS`` says so."""
+        said = os.environ.get("COLUMNS", "")
+        known = int(said) if said.isdecimal() and int(said) > 0 else WIDTH
+        return min(WIDTH, self.console.width if self.console.is_terminal else known)
 
     def _parts(self, metrics: Mapping[str, float]) -> list[str]:
         rate = metrics.get("tokens_per_s", float("nan"))
@@ -124,20 +141,55 @@ class TrainingProgress:
 
 
 def _measured(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Metrics as text, a value together with its interval where there is one."""
+    """Metrics as text by the names people use, in one order; a value together with its interval where there is one.
+
+    A reward that is the accuracy is left out.
+    """
     bounds = {f"{k}_{end}" for k in metrics for end in ("low", "high") if {f"{k}_low", f"{k}_high"} <= metrics.keys()}
+    same = {"reward"} if "accuracy" in metrics and metrics.get("reward") == metrics["accuracy"] else set()
+    keys = sorted(metrics.keys() - bounds - same, key=_place)
     return {
-        k: f"{v:.3f} [{metrics[f'{k}_low']:.2f}, {metrics[f'{k}_high']:.2f}]" if f"{k}_low" in bounds else f"{v:.4g}"
-        for k, v in metrics.items()
-        if k not in bounds
+        _name(k): f"{v:.3f} [{metrics[f'{k}_low']:.2f}, {metrics[f'{k}_high']:.2f}]"
+        if f"{k}_low" in bounds
+        else f"{v:.4g}"
+        for k in keys
+        for v in (metrics[k],)
     }
 
 
-def _wrap(parts: Sequence[str]) -> str:
-    """Parts on as many lines as they need, none of them broken."""
+def _name(key: str) -> str:
+    return _NAMES.get(key, key.replace("pass_at_", "pass@"))
+
+
+def _place(key: str) -> tuple[float, str]:
+    """pass@k stands behind the accuracy."""
+    known = list(_NAMES)
+    return (0.5 if key.startswith("pass_at_") else known.index(key) if key in known else len(known)), key
+
+
+def _fitted(head: str, parts: Sequence[str], tail: Sequence[str], width: int) -> str:
+    """One line without the least telling of `parts`, if that makes it fit; the first and the last of them stay."""
+    kept = list(parts)
+    while len(kept) > 2 and len("  ".join([head, *kept, *tail])) > width:
+        del kept[-2]
+    return _wrap([head, *kept, *tail], width)
+
+
+def _wrap(parts: Sequence[str], width: int) -> str:
+    """Parts on as few lines as they need, about equally long, none of them broken."""
+    lines = _lines(parts, width)
+    for narrower in range(width - 1, 0, -1):
+        tried = _lines(parts, narrower)
+        if len(tried) > len(lines) or max(map(len, tried)) > width:
+            break
+        lines = tried
+    return "\n".join(lines)
+
+
+def _lines(parts: Sequence[str], width: int) -> list[str]:
     lines = [parts[0]]
     for part in parts[1:]:
-        if len(lines[-1]) + 2 + len(part) > WIDTH:
+        if len(lines[-1]) + 2 + len(part) > width:
             lines.append("   ")
         lines[-1] += f"  {part}"
-    return "\n".join(lines)
+    return lines

@@ -28,19 +28,40 @@ class RLNotes:
     def __init__(self, samples: int) -> None:
         self.samples = samples
         self.known: dict[str, float] = {}
+        self.now: Mapping[str, float] = {}
+        self.step = self.drawn = self.told = 0
         self.tokens, self.seconds = 0.0, 0.0
         self.last: float | None = None
 
-    def parts(self, metrics: Mapping[str, float]) -> list[str]:
-        """The parts of a line, most telling first; the last is the rate since the first logged step."""
+    def see(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A logged step."""
         self.known |= metrics
-        first = self._accuracy()
-        rest = [f"{name} {form.format(self.known[k])}" for name, k, form in _PARTS if k in self.known]
-        return [*first, *rest, f"{self._rate(metrics):,.0f} tokens/s"]
+        self.now, self.step = metrics, step
+        if "reward_mean" in metrics or "accuracy" in metrics:
+            self.drawn = step
+        self._count(metrics)
 
-    def short(self, parts: list[str]) -> str:
+    def line(self) -> list[str]:
+        """The parts of a line, most telling first; the last is the rate. What a batch was worth is said once, with the
+        step it was drawn in where that is an earlier one."""
+        fresh = self.told != self.drawn
+        self.told = self.drawn
+        rest = [
+            f"{name} {form.format(self.known[k])}"
+            for name, k, form in _PARTS
+            if k in self.known and (fresh or k in self.now)
+        ]
+        return [*(self._worth() if fresh else []), *rest, *self._rate()]
+
+    def short(self) -> str:
         """What fits beside a bar."""
-        return "  ".join([parts[0], parts[-1]])
+        return "  ".join([*self._accuracy()[:1], *self._rate()])
+
+    def _worth(self) -> list[str]:
+        found = self._accuracy()
+        if found and self.drawn != self.step:
+            found[-1] += f" (step {self.drawn})"
+        return found
 
     def _accuracy(self) -> list[str]:
         from steersman.stats import wilson
@@ -54,11 +75,16 @@ class RLNotes:
         said = f"accuracy {known['accuracy']:.3f} [{found.low:.2f}, {found.high:.2f}]"
         return [said] if known["accuracy"] == known.get("reward_mean") else [said, *reward]
 
-    def _rate(self, metrics: Mapping[str, float]) -> float:
-        """Tokens drawn a second, updates included."""
+    def _count(self, metrics: Mapping[str, float]) -> None:
+        """Tokens drawn and the seconds they took, updates included."""
         now, rate = time.perf_counter(), metrics.get("tokens_per_s", 0.0)
         if self.last is not None:
             self.tokens += rate * (now - self.last)
             self.seconds += now - self.last
+        elif rate > 0:  # of the first step nobody took the time but whoever measured its rate
+            self.tokens = metrics.get("tokens_generated", rate)
+            self.seconds = self.tokens / rate
         self.last = now
-        return self.tokens / self.seconds if self.seconds else rate
+
+    def _rate(self) -> list[str]:
+        return [f"{self.tokens / self.seconds:,.0f} tokens/s"] if self.tokens else []

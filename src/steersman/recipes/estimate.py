@@ -34,7 +34,7 @@ def estimate(recipe: Recipe, runtime: Runtime) -> str:
         *found["notes"],
         f"steps        {found['steps']} of {recipe.budget.batch} rows ({passes:.2g} passes, {tokens:,.0f} tokens)",
         f"parameters   {found['parameters']:,}, {found['trained']:,} of them trained",
-        f"time         about {seconds}, within a factor of 2 ({found['device']}, {found['gflops']:.0f} GFLOP/s)",
+        f"time         {seconds}, within a factor of 2 ({found['device']}, {found['gflops']:.0f} GFLOP/s)",
         f"memory       about {memory:.2f} GiB",
         f"would write  {found['folder']}",
         "",
@@ -140,7 +140,13 @@ def memory_of(config: Any, parameters: int, trained: int, tokens: int, recipe: A
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """About how many seconds, for people."""
+    if seconds < 1:
+        return "under a second"
+    return f"about {_rounded(seconds)}"
+
+
+def _rounded(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

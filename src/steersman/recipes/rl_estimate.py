@@ -74,7 +74,7 @@ def described(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = 
         *found["notes"],
         f"steps        {found['steps']:,}: {batches}, up to {found['tokens']:,} tokens drawn",
         f"parameters   {found['parameters']:,}, {found['trained']:,} of them trained",
-        f"time         about {duration(found['seconds'])} if all responses are as long as they may be, within a factor "
+        f"time         {duration(found['seconds'])} if all responses are as long as they may be, within a factor "
         f"of 3 ({found['device']}, {found['gflops']:.0f} GFLOP/s)",
         f"memory       about {found['memory_bytes'] / 2**30:.2f} GiB",
         f"would write  {found['folder']}",

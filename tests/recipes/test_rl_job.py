@@ -296,6 +296,9 @@ def test_a_reward_that_is_no_number_stops_with_the_rollouts_on_disk(
     with pytest.raises(UserError, match=r"returned the text 'good'"):
         carry_out_rl(made, runtime, allow_import=["liking_text"], say=lambda line: None)
     assert list((tmp_path / "text" / "rollouts").glob("step-*/manifest.json"))
+    (desk.root / "liking_text.py").write_text("def reward(prompt, completion, row):\n    return len(completion)\n")
+    assert carry_out_rl(made, runtime, allow_import=["liking_text"], say=lambda line: None).result["steps"] == 2
+    assert not (tmp_path / "text" / "rollouts").exists()  # the step was made again
 
 
 def test_a_dry_run_measures_and_writes_nothing(

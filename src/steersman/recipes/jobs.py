@@ -101,7 +101,7 @@ def carry_out(
 _CHECKPOINTS, _STEPS_BETWEEN = 5, 10  # of a run that does not say how often: five, but not every few steps
 _BEFORE_TRAINING = (
     "run.json", "recipe.json", "flip_rate.json", "before.json", "metrics.jsonl", "clock.jsonl", "samples.jsonl",
-    "reference", "best",
+    "reference", "best", "rollouts",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Everything that can be refused without weights is refused before any is read. Le
 loop (`train.rl`), what a recipe may say (`recipes.rl`).
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -186,7 +187,7 @@ class _Job:
             habits = habits_of(self.runtime, ready.total)
             fitted = rl(learner, recipe.budget, run, habits, watch=watch, resume=resume)
             result = self._export(ready, learner, fitted, before)
-            self._as_one(lambda: run.finish(result, {"seconds": fitted.seconds, "tokens": fitted.tokens}))
+            self._as_one(lambda: self._finish(result, fitted))
             return Outcome(run.path, fitted, result, ready.notes)
         finally:
             ready.world.close()
@@ -199,6 +200,11 @@ class _Job:
     def _begin(self, known: dict[str, Any]) -> None:
         begin(self.run, known)
         note_paths(self.run, self.recipe)
+
+    def _finish(self, result: dict[str, Any], fitted: Fitted) -> None:
+        """From now on the run is finished; rollouts of a step that failed once, and was made again, are of no use."""
+        self.run.finish(result, {"seconds": fitted.seconds, "tokens": fitted.tokens})
+        shutil.rmtree(self.run.path / "rollouts", ignore_errors=True)
 
     def _learner(self, ready: Ready) -> RLLearner:
         recipe, engine = self.recipe, self._engine(ready.total)

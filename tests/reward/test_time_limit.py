@@ -31,6 +31,9 @@ def talk(lines, width=10):
     print("no end of line; ", end="", flush=True)
     print("to standard error", file=sys.stderr)
 
+def endless():
+    print("x" * 1_000_000, end="")
+
 def shout():
     raise ValueError("a\\nb\\x1b[2J" + "z" * 100_000)
 
@@ -165,6 +168,15 @@ def test_what_is_printed_is_capped_over_the_whole_run_and_never_blocks(module, c
     shown = capfd.readouterr().err
     assert len(shown) < 2 * PRINTED
     assert shown.count("prints more, which is not shown") == 1
+
+
+def test_a_line_without_an_end_is_shown_by_its_beginning(module, capfd):
+    timed = TimedFunction(f"{module}:endless", LIMIT)
+    timed([])
+    timed.close()
+    shown = capfd.readouterr().err
+    assert shown.startswith(f"{module}:endless: xxx")
+    assert len(shown) < 2 * PRINTED
 
 
 def test_what_is_raised_is_one_short_line(module):

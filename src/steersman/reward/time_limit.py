@@ -163,7 +163,8 @@ class _Printed:
             if not data:
                 self.files = []  # the function closed it, or is gone
             *lines, self._line = (self._line + data).split(b"\n") if data else (self._line, b"")
-            self._line = self._line[-65536:]
+            if len(self._line) > PRINTED:  # a line that never ends is shown by its beginning
+                lines, self._line = [*lines, self._line], b""
             for line in lines:
                 self._show(line.decode("utf-8", "replace"))
 

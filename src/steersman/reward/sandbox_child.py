@@ -156,10 +156,14 @@ def define(source: str) -> dict[str, Any]:
     return module.__dict__
 
 
+_NO_FRAME = ("error return without exception set",)
+"""What CPython 3.11 raises in place of MemoryError where there is no memory for one more frame."""
+
+
 def said(error: BaseException) -> dict[str, str]:
     """What became of a program that raised: memory, forbidden or error, and the message."""
     kind = "error"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (type(error) is SystemError and error.args == _NO_FRAME):
         kind = "memory"
     elif isinstance(error, OSError | ImportError):
         kind = "forbidden"

@@ -54,7 +54,7 @@ class TinyCodeWorld:
             raise UserError(f"is {held_out_size}", where="held_out_size", allowed="0 or more")
         self.task, self.held_out_size, self.sandbox = task, held_out_size, sandbox
         self.purpose, self.held_out_purpose, self.model = purpose, held_out_purpose, model
-        for asked in {purpose, held_out_purpose} if held_out_size else {purpose}:
+        for asked in dict.fromkeys((purpose, held_out_purpose) if held_out_size else (purpose,)):
             prompts(task, 1, HELD_OUT_SEED, purpose=asked)
 
     def draw(self, n: int, seed: int, step: int, round: int = 0) -> Prompts:

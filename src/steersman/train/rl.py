@@ -176,7 +176,7 @@ class RLLearner:
         if self.updates > 1 and "logp_old" not in batch.streams and self.settings.old == "sampler":
             assert batch.logp_behaviour is not None
             batch = batch.with_streams(logp_old=batch.logp_behaviour)
-        missing = [n for n in self.needs if n not in batch.streams and n in OWN_PASSES]
+        missing = [n for n in sorted(self.needs) if n not in batch.streams and n in OWN_PASSES]
         batch = passes.run([OWN_PASSES[n] for n in missing], batch, found.rows_of)
         told: dict[str, Any] = found.told | {"tokens_scored": float(passes.tokens)}
         if passes.done.get("logp_old") is not None and batch.logp_behaviour is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from steersman.objective.components_reward import KLReward, Overlong
 from steersman.objective.select.groups import DynamicSampling
 from steersman.reward.model import head_of
 from steersman.reward.verifiable import Graded
-from steersman.store.run import RunDir
 from steersman.task.chain_sum import EOS, ChainSum
 from steersman.task.worlds import ChainSumWorld
 from steersman.train.engine.local import LocalEngine
@@ -155,7 +153,3 @@ def parameters(made: RLLearner) -> Tensor:
     """Everything that moves, as one vector."""
     models = [made.engine.policy, *([made.engine.critic] if made.engine.critic is not None else [])]
     return torch.cat([p.detach().flatten() for m in models for p in m.parameters()])
-
-
-def run_dir(path: Path) -> RunDir:
-    return RunDir(path)

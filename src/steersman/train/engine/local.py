@@ -53,7 +53,7 @@ class LocalEngine:
         critic_optimiser: Optimiser | None = None,
         micro_tokens: int = 4096,
     ) -> None:
-        self.policy, self.reference, self.critic = policy, reference, critic
+        self.policy, self.critic = policy, critic
         given: dict[str, nn.Module | None] = {"policy": policy, "reference": reference, "critic": critic}
         self.models: dict[str, Any] = {name: model for name, model in given.items() if model is not None}
         self.optimisers = {"policy": optimiser} | ({"critic": critic_optimiser} if critic_optimiser else {})

@@ -215,7 +215,11 @@ def rl_loop(name: str, make: Make, drawn: dict[str, Any]) -> dict[str, Any]:
     """Steps of the rl loop on responses that were drawn before; with none given it draws and keeps them in `drawn`."""
     learner = rl_toys.learner(name, micro=64)
     first = learner.engine
-    options = {"reference": first.reference, "critic": first.critic, "critic_optimiser": first.optimisers.get("critic")}
+    options = {
+        "reference": first.models.get("reference"),
+        "critic": first.critic,
+        "critic_optimiser": first.optimisers.get("critic"),
+    }
     learner.engine = make(first.policy, first.optimisers["policy"], micro_tokens=64, **options)
     known = {tuple(map(int, k.split())): from_state(x) for k, x in drawn.items()}
     if drawn:

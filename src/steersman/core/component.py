@@ -47,8 +47,47 @@ class Moment:
 
 START = Moment()
 
+
+@dataclass(frozen=True, slots=True)
+class Hinted:
+    """A prompt with something more in it, which the task's world puts into tokens.
+
+    Args:
+        prompt: token ids of the row's own prompt, as sampled from.
+        row: the grader's; its `prompt` is the text or the conversation, its `id` names it in messages.
+        place: "after_prompt" = the text stands behind the prompt's own tokens; "in_user_turn" = it is the last turn of
+            the user, or the whole prompt where that is plain text.
+        text: with `{answer}`, and in a turn with `{prompt}` for what stood there.
+        answer: what comes for `{answer}`: text, or token ids.
+    """
+
+    prompt: tuple[int, ...]
+    row: Mapping[str, Any]
+    place: Literal["after_prompt", "in_user_turn"]
+    text: str
+    answer: str | tuple[int, ...]
+
+
 Before = Callable[[Rollouts, Sequence[Mapping[str, Any]]], Sequence[Any]]
-"""From rollouts and the grader's row of each to what stands before each response: text, turns, or token ids."""
+"""From the whole batch and the grader's row of each rollout to what stands before each response: text, turns, token
+ids, `Hinted`, or None where there is nothing to score (in a pass that is `optional`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Which divergence of the policy's next-token distribution p from another one q (`objective.divergence`).
+
+    Args:
+        kind: reverse_kl = KL(p || q), forward_kl = KL(q || p), jsd = Jensen-Shannon with weight `beta` of q.
+        beta: of jsd, in (0, 1).
+        top_k: the k likeliest tokens of p one by one and all others as one; None = the whole vocabulary.
+        impossible: what becomes of tokens to which q gives no chance at all: an error, or left out of p and q.
+    """
+
+    kind: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
+    beta: float = 0.5
+    top_k: int | None = None
+    impossible: Literal["refuse", "leave_out"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +96,34 @@ class Pass:
 
     Args:
         stream: the stream it gives, zeros in rows it leaves out.
-        by: whose pass: the live policy at rollout weights, the frozen reference, the critic.
+        by: whose pass: the live policy at rollout weights, the frozen reference, the critic, the teacher.
         quantity: what is asked: log-probability or entropy of each response token, the hidden state that predicts it,
-            or the critic's value before it.
+            the critic's value before it, or how far the policy behind the row's own prompt is from `by` behind
+            `before` (`form`).
         before: what stands before the response tokens instead of the row's own prompt; None = the prompt. The response
-            keeps its token ids.
+            keeps its token ids. It is asked about all rows, and those that are not in `rows` are not put into tokens.
         rows: which rows need it, bool ``[N]`` from the rollouts; None = all.
+        optional: rows for which `before` gives None, or which would exceed the model's context, get NaN; otherwise they
+            are an error.
+        layer: of hidden states: of n layers that after `layer` of them, 0 to n, as `transformers` numbers its
+            ``hidden_states``; a float below 1 = that share of the depth, rounded; None = the last.
+        pool: tokens of each row, bool ``[N, L]`` from the rollouts, over which hidden states or entropies are averaged;
+            the stream is then a vector or a number a row, 0 where a row has no such token. Hidden states are those *at*
+            the tokens, entropies those of the distributions the tokens are predicted with. Must compare equal to itself
+            (a function or a frozen dataclass), depend on each row alone, and read nothing beside ids and lengths,
+            ``action``, ``forced`` and ``stop``.
+        form: which divergence.
     """
 
     stream: str
-    by: Literal["policy", "reference", "critic"] = "policy"
-    quantity: Literal["logp", "entropy", "hidden", "value"] = "logp"
+    by: Literal["policy", "reference", "critic", "teacher"] = "policy"
+    quantity: Literal["logp", "entropy", "hidden", "value", "divergence"] = "logp"
     before: Before | None = None
     rows: Callable[[Rollouts], Tensor] | None = None
+    optional: bool = False
+    layer: int | float | None = None
+    pool: Callable[[Rollouts], Tensor] | None = None
+    form: Form = Form()
 
 
 OWN_PASSES: dict[str, Pass] = {
@@ -87,9 +141,11 @@ class Stage(Component):
     """A component that maps a whole step's rollouts to rollouts; it may drop or repeat rows and write streams.
 
     `fields` names the optional fields of the rollouts that it reads (``correct``, ``answer``, ``logp_behaviour``).
+    `columns` names the columns of a prompt's row that its passes show, which no prompt may lack.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, dict[str, float]]:
         """Return the changed rollouts and metrics; the base class is the identity."""
@@ -98,6 +154,10 @@ class Stage(Component):
     def passes(self) -> tuple[Pass, ...]:
         """Forward passes under other contexts that must have run before the stage is called."""
         return ()
+
+    def passes_now(self, at: Moment) -> tuple[Pass, ...]:
+        """Those of `passes` that are needed at this moment; all, unless the stage follows a schedule."""
+        return self.passes()
 
     def most_rounds(self) -> int:
         """Refill rounds that a stage which drops whole groups may ask for; the first of a step counts."""

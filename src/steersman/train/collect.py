@@ -99,7 +99,7 @@ def run_stages(
             what = f"{type(stage).__name__} reads {missing[0]!r}, and the grader said nothing of it"
             cure = "A reward function returns {'score': ..., 'correct': ...}; or set reward.correct_at."
             raise UserError(what, where="stages", cure=cure if missing == ["correct"] else "")
-        rollouts = passes.before(stage, rollouts, rows_of)
+        rollouts = passes.before(stage, rollouts, rows_of, at)
         rollouts, metrics = apply(stage, place, rollouts, at)
         kind = str(getattr(stage, "kind", type(stage).__name__)).rpartition(":")[2]
         told |= {f"{kind}/{k}": v for k, v in metrics.items()}

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersman.core.component import OWN_PASSES, Component, Pass, Stage, check_pipeline
-from steersman.core.errors import UserError
+from steersman.core.component import OWN_PASSES, START, Component, Moment, Pass, Stage, check_pipeline
+from steersman.core.errors import RunStopped, UserError
 from steersman.core.streams import STREAMS, check_name
 from steersman.core.types import Rollouts
 from steersman.train.terms import Term
@@ -88,20 +88,21 @@ class Passes:
         self.done: dict[str, Pass] = {}
         self.tokens = 0
 
-    def before(self, stage: Component, rollouts: Rollouts, rows: Rows) -> Rollouts:
+    def before(self, stage: Component, rollouts: Rollouts, rows: Rows, at: Moment = START) -> Rollouts:
         """The rollouts with the streams that `stage` needs from a forward pass."""
         names = [n for n in stage.needs if n in OWN_PASSES and n not in rollouts.streams]
         if self.old and "entropy" in names and "logp_old" not in {*names, *rollouts.streams}:
             names.append("logp_old")
         wanted = [OWN_PASSES[n] for n in names]
-        asked = stage.passes() if isinstance(stage, Stage) else ()
-        return self.run([*wanted, *(p for p in asked if self.done.get(p.stream) != p)], rollouts, rows)
+        asked = stage.passes_now(at) if isinstance(stage, Stage) else ()
+        due = [p for p in asked if p.stream not in rollouts.streams or self.done.get(p.stream) != p]
+        return self.run([*wanted, *due], rollouts, rows)
 
     def run(self, passes: Sequence[Pass], rollouts: Rollouts, rows: Rows) -> Rollouts:
         """The rollouts with the streams of `passes`; those that differ in the quantity alone share a forward."""
         shared: dict[tuple[Any, ...], list[Pass]] = {}
         for p in passes:
-            shared.setdefault((p.by, p.before, p.rows), []).append(p)
+            shared.setdefault((p.by, p.before, p.rows, p.optional), []).append(p)
         for alike in shared.values():
             rollouts = rollouts.with_streams(**self._forward(alike, rollouts, rows))
             self.done |= {p.stream: p for p in alike}
@@ -109,11 +110,12 @@ class Passes:
 
     def _forward(self, alike: Sequence[Pass], rollouts: Rollouts, rows: Rows) -> dict[str, Tensor]:
         first = alike[0]
-        chosen = rollouts.valid if first.rows is None else rollouts.valid & first.rows(rollouts)
+        asked = rollouts.valid if first.rows is None else rollouts.valid & first.rows(rollouts)
+        chosen, before = asked, None
+        if first.before is not None and bool(asked.any()):
+            chosen, before = self._contexts(first, rollouts, asked, rows(rollouts))
         part = rollouts.index(chosen)
-        shown = part
-        if first.before is not None and len(part):
-            shown = under(part, self.encode(first.before(part, rows(part))), self.context)
+        shown = part if before is None or not len(part) else under(part, before, self.context)
         quantity = {p.stream: "value_end" if p.stream == "value_end" else p.quantity for p in alike}
         told = self.engine.score(shown, first.by, list(dict.fromkeys(quantity.values())), self.temperature)
         self.tokens += int(shown.length.sum())
@@ -124,10 +126,43 @@ class Passes:
                 x = torch.zeros(0, *shown.ids.shape[1 : len(STREAMS[stream].shape.split()[:2])], *_width(stream))
             elif shown is not part and x.ndim > 1:
                 x = back(x, shown, part)
+            _check_numbers(x, first.by, name, chosen)
             whole = x.new_zeros(len(rollouts), *x.shape[1:])
+            whole[asked & ~chosen] = torch.nan
             whole[chosen] = x
             out[stream] = whole
         return out
+
+    def _contexts(
+        self, pass_: Pass, rollouts: Rollouts, asked: Tensor, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[Tensor, list[list[int]]]:
+        """The rows of `asked` that can be scored, and token ids of what stands before the response of each."""
+        assert pass_.before is not None
+        given = pass_.before(rollouts, rows)
+        if len(given) != len(rollouts):
+            raise UserError(f"{len(given)} contexts for {len(rollouts)} rows", where="context")
+        there = asked.nonzero()[:, 0].tolist()
+        none = [i for i in there if given[i] is None]
+        if none and not pass_.optional:
+            raise UserError("there is nothing to stand before the response", where=f"context of row {none[0]}")
+        there = [i for i in there if given[i] is not None]
+        ids = self.encode([given[i] for i in there])
+        if pass_.optional and self.context is not None:
+            own = (rollouts.length - rollouts.prompt_length).tolist()
+            fits = [len(x) + own[i] <= self.context for i, x in zip(there, ids, strict=True)]
+            there = [i for i, good in zip(there, fits, strict=True) if good]
+            ids = [x for x, good in zip(ids, fits, strict=True) if good]
+        chosen = torch.zeros_like(asked)
+        chosen[there] = True
+        return chosen, ids
+
+
+def _check_numbers(x: Tensor, by: str, quantity: str, chosen: Tensor) -> None:
+    """Refuse what would poison everything behind it; a row is named by its place in the batch."""
+    bad = torch.isnan(x.flatten(1) if x.ndim > 1 else x[:, None]).any(1)
+    if bool(bad.any()):
+        row = int(chosen.nonzero()[:, 0][bad][0])
+        raise RunStopped(f"row {row}: the {by} gives NaN as {quantity}; its weights are broken, or its input is")
 
 
 def _width(stream: str) -> tuple[int, ...]:

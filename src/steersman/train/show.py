@@ -134,7 +134,7 @@ def _follow(stages: Sequence[Stage], rollouts: Rollouts, passes: Passes, rows_of
     _note(now, weight, streams)
     for stage in stages:
         # A pass gives zeros where it was not asked; to a reader those values are missing.
-        unasked = {p.stream: now.origin[~p.rows(now)].cpu() for p in stage.passes() if p.rows is not None}
+        unasked = {p.stream: now.origin[~p.rows(now)].cpu() for p in stage.passes_now(at) if p.rows is not None}
         made, metrics = run_stages([stage.model_copy(deep=True)], now, passes, rows_of, at)
         if not isinstance(made, _Followed):
             raise UserError(

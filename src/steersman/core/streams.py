@@ -14,9 +14,9 @@ from steersman.core.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One named tensor: `shape` is "N L" (a value a token), "N" (a value a row) or "N L D" (a vector a token)."""
+    """One named tensor: `shape` says of what: "N L" a value a token, "N" a value a row, "N L D" and "N D" vectors."""
 
-    shape: Literal["N L", "N", "N L D"]
+    shape: Literal["N L", "N", "N L D", "N D"]
     unit: str
     given_by: str
     signed: bool
@@ -41,8 +41,19 @@ STREAMS: dict[str, Stream] = {
         "N L", "nats", "a second context", False, "log-probability under a teacher that was shown a wrong answer"
     ),
     "divergence": Stream("N L", "nats", "a distillation pass", False, "divergence from the teacher at a token"),
+    "divergence_forward": Stream("N L", "nats", "a distillation pass", False, "KL(teacher || policy) at a token"),
     "hidden": Stream("N L D", "1", "hidden-state capture", True, "hidden state that predicts the token"),
+    "hidden_prompt": Stream("N D", "1", "hidden-state capture", True, "mean hidden state of the prompt's last tokens"),
+    "hidden_reasoning": Stream(
+        "N D", "1", "hidden-state capture", True, "mean hidden state of the last tokens before the final answer"
+    ),
+    "entropy_prompt": Stream("N", "nats", "hidden-state capture", False, "mean entropy at the prompt's last tokens"),
 }
+
+
+def per_token(name: str) -> bool:
+    """Whether the second dimension of a stream is tokens."""
+    return "L" in STREAMS[name].shape
 
 
 def check_name(name: str, what: str = "", where: str = "streams") -> None:
@@ -58,6 +69,6 @@ def check_stream(name: str, value: Tensor, n: int, width: int) -> None:
     """Refuse a stream that is not in the table or whose leading sizes are not `n` rows by `width` tokens."""
     check_name(name)
     shape = STREAMS[name].shape
-    expected = (n,) if shape == "N" else (n, width)
+    expected = (n, width) if per_token(name) else (n,)
     if tuple(value.shape[: len(expected)]) != expected or value.ndim != len(shape.split()):
         raise UserError(f"has shape {tuple(value.shape)}, expected [{shape}]", where=f"streams.{name}")

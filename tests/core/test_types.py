@@ -52,6 +52,7 @@ def fields(n: int = N) -> dict[str, Any]:
             "logp": -ids.double(),
             "advantage_row": row.float(),
             "hidden": ids[..., None].float().repeat(1, 1, 3),
+            "hidden_prompt": ids[:, :2].float().repeat(1, 4),
         },
     }
 
@@ -169,6 +170,8 @@ def test_trim_drops_only_columns_nobody_reaches() -> None:
     assert torch.equal(cut.streams["logp"], x.streams["logp"][:, :4])
     assert cut.streams["hidden"].shape == (2, 4, 3)
     assert cut.streams["advantage_row"].shape == (2,)
+    assert torch.equal(cut.streams["hidden_prompt"], x.streams["hidden_prompt"])
+    assert torch.equal(x.widen(WIDTH + 3).streams["hidden_prompt"], x.streams["hidden_prompt"])
     assert same(cut.trim(), cut)
     assert x.ids.shape == (2, WIDTH)
     cut.check()

@@ -20,6 +20,7 @@ def rollouts(extra: int = 0, **known: object) -> Rollouts:
     streams = {"advantage": number, "advantage_row": torch.tensor([1.0, 2, 3]), "hidden": torch.ones(3, 5, 2)}
     real = torch.arange(5) < length[:, None]
     streams = {k: x if x.ndim == 1 else x * (real if x.ndim == 2 else real[..., None]) for k, x in streams.items()}
+    streams["hidden_prompt"] = torch.arange(12.0).view(3, 4)
     made = Rollouts.of(ids, length, prompt, forced=forced, streams=streams, **known)  # type: ignore[arg-type]
     return made.widen(5 + extra)
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steersman.core.errors import UserError
-from steersman.core.streams import check_stream
+from steersman.core.streams import check_stream, per_token
 
 STOP_EOS, STOP_LENGTH, STOP_ABORTED, STOP_FAILED = 0, 1, 2, 3
 """Why a rollout ended: it drew an end-of-sequence token, it was cut, it was aborted, or its environment failed."""
@@ -127,7 +127,7 @@ class Rollouts:
         """The same batch without the columns that no row reaches."""
         width = max(int(self.length.max()), 1) if len(self) else 1
         cut: dict[str, Any] = {k: x[:, :width] for k in _PER_TOKEN if (x := getattr(self, k)) is not None}
-        return replace(self, **cut, streams={k: x[:, :width] if x.ndim > 1 else x for k, x in self.streams.items()})
+        return replace(self, **cut, streams={k: x[:, :width] if per_token(k) else x for k, x in self.streams.items()})
 
     def with_streams(self, **streams: Tensor) -> "Rollouts":
         """The same batch with the given streams added or replaced."""
@@ -141,7 +141,7 @@ class Rollouts:
         pad = torch.nn.functional.pad
         grown: dict[str, Any] = {k: pad(x, (0, extra)) for k in _PER_TOKEN if (x := getattr(self, k)) is not None}
         beside = {2: (0, extra), 3: (0, 0, 0, extra)}
-        streams = {k: x if x.ndim == 1 else pad(x, beside[x.ndim]) for k, x in self.streams.items()}
+        streams = {k: pad(x, beside[x.ndim]) if per_token(k) else x for k, x in self.streams.items()}
         return replace(self, **grown, streams=streams)
 
     @classmethod

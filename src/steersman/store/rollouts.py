@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steersman.core.streams import per_token
 from steersman.core.types import Rollouts
 from steersman.store.checkpoint import load_checkpoint, save_checkpoint
 
@@ -29,7 +30,7 @@ def to_state(rollouts: Rollouts) -> dict[str, Any]:
     state |= {k: x for k in _PER_ROW if (x := getattr(rollouts, k)) is not None}
     if rollouts.answer is not None:
         state["answer"] = list(rollouts.answer)
-    return state | {"streams": {k: x if x.ndim == 1 else x[real] for k, x in rollouts.streams.items()}}
+    return state | {"streams": {k: x[real] if per_token(k) else x for k, x in rollouts.streams.items()}}
 
 
 def from_state(state: Mapping[str, Any]) -> Rollouts:
@@ -44,14 +45,8 @@ def from_state(state: Mapping[str, Any]) -> Rollouts:
 
     known = {k: whole(state[k], int(state["pad"]) if k == "ids" else 0) for k in _PER_TOKEN if k in state}
     known |= {k: state[k] for k in _PER_ROW if k in state}
-    streams = {k: x if _per_row(k) else whole(x) for k, x in state["streams"].items()}
+    streams = {k: whole(x) if per_token(k) else x for k, x in state["streams"].items()}
     return Rollouts(**known, answer=tuple(state["answer"]) if "answer" in state else None, streams=streams)
-
-
-def _per_row(stream: str) -> bool:
-    from steersman.core.streams import STREAMS
-
-    return STREAMS[stream].shape == "N"
 
 
 def save_rollouts(root: Path, step: int, rollouts: Rollouts, keep: int = 2) -> Path:

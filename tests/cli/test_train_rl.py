@@ -19,6 +19,27 @@ from steersman.cli.progress_rl import RLNotes
 Cli = Callable[..., SimpleNamespace]
 REWARD = "def reward(prompt, completion, row):\n    return '' < completion[:1] < 'a'\n"
 PARAMETERS = 2e-5  # two processes against one, after two steps of size 1e-3
+LATE = """
+import os, time
+from pathlib import Path
+
+from steersman.cli.main import main
+
+look = Path.is_file
+
+
+def late(file):
+    end = time.monotonic() + 2
+    while file.parent.name == "two" and not look(file) and time.monotonic() < end:
+        time.sleep(0.01)
+    return look(file)
+
+
+if os.environ["RANK"] == "1":
+    Path.is_file = late
+main()
+"""
+"""The second process looks for a file of the run when the first has written it, if that one gets so far alone."""
 
 
 @pytest.fixture
@@ -167,11 +188,12 @@ def test_notes_lead_with_accuracy_and_keep_what_the_batch_said() -> None:
 def test_two_processes_train_what_one_does(desk: SimpleNamespace, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    env = os.environ | {"PYTHONPATH": str(desk.root), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "late.py").write_text(LATE)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (desk.root, tmp_path))), "OMP_NUM_THREADS": "1"}
     steersman = [sys.executable, "-m", "steersman.cli.main"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     told = []
-    for name, before in (("one", steersman), ("two", [*torchrun, "steersman.cli.main"])):
+    for name, before in (("one", steersman), ("two", [*torchrun, "late"])):
         command = [*before, *map(str, words(desk, tmp_path / name, *OWN, "--json"))]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

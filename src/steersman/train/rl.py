@@ -244,10 +244,16 @@ class RLLearner:
         self.run.append("samples", sample_rows(batch.index(slice(0, SHOWN)), self.world, step + 1))
 
     def evaluate(self) -> dict[str, float]:
-        """What the world's held-out prompts say (`evaluate`)."""
+        """What the world's held-out prompts say (`evaluate`); no process returns before all have come."""
         made: list[Rollouts] = []
         with _OnDisk(self, made, 0, "evaluation"):
-            return evaluate(self.engine, self.world, self.settings.drawing, self.settings.evaluation, self.seed, made)
+            told = evaluate(self.engine, self.world, self.settings.drawing, self.settings.evaluation, self.seed, made)
+        if not told:
+            # Without this meeting the first process can write what it found before another has looked whether it is
+            # there. That one then does not evaluate, and its next all-gather, of its model's shards, meets the first
+            # one's message: gloo pairs them by their number, whatever is in them.
+            self.engine.share(0, list)
+        return told
 
     def state_dict(self) -> dict[str, Any]:
         """Models and optimisers, what stages remember, and the batch if it still serves."""

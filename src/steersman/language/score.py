@@ -4,7 +4,8 @@ One forward through the trunk on the real tokens (`trunk`), then the head only a
 for (`head`). Leaves out: sampling (`decode`), what is made of the numbers (`objective`).
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,11 +14,24 @@ from torch import Tensor, nn
 from steersman.core.errors import UserError
 from steersman.core.types import Pairs, Rollouts
 from steersman.language.head import token_logp
+from steersman.language.layers import count_layers, layer_index, layer_states
 from steersman.language.pack import take
-from steersman.language.trunk import capability, last_hidden, logits_of, output_weight
+from steersman.language.trunk import capability, last_hidden, logits_of, output_weight, trunk_of, unwrap
 
 Scored = tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]
 """Log-probabilities and entropies in nats, float32, aligned to the predicted token, 0 where none was asked for."""
+
+
+class Pool(NamedTuple):
+    """Tokens of each row over which the states of a layer are averaged.
+
+    Args:
+        layer: as `layers.layer_index`.
+        tokens: bool ``[N, L]``, within the rows.
+    """
+
+    layer: int | float | None
+    tokens: Tensor
 
 
 def response_logp(
@@ -57,7 +71,36 @@ def response_logp(
     chosen = rollouts.action if mask is None else mask
     form = {"temperature": temperature, "chunk_bytes": chunk_bytes, "entropy": entropy}
     shared_prompt = rollouts.prompt_length if share_prompt else None
-    return _score(model, rollouts.ids, rollouts.length, shared_prompt, chosen, form)
+    return _score(model, rollouts.ids, rollouts.length, shared_prompt, chosen, form)[:2]
+
+
+def pooled_states(
+    model: nn.Module,
+    rollouts: Rollouts,
+    pools: Sequence[Pool],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = True,
+    mask: Bool[Tensor, "N L"] | None = None,
+) -> tuple[Scored, list[Float[Tensor, "N D"]]]:
+    """`response_logp`, and means of hidden states over some tokens of each row, out of one forward.
+
+    Args:
+        model, rollouts, temperature, entropy, mask: see `response_logp`.
+        pools: layers and tokens; the states are those *at* the tokens.
+
+    Returns:
+        ``((logp, entropy), a mean [N, D] of each pool)``; means are float32 whatever the model's dtype is, without
+        gradients, and 0 in rows without a token of the pool. Of a whole layer no more is kept than one forward gives.
+
+    Raises:
+        UserError: as `response_logp`; a layer that does not exist, or whose place in the model cannot be told.
+    """
+    chosen = rollouts.action if mask is None else mask
+    form = {"temperature": temperature, "chunk_bytes": None, "entropy": entropy}
+    given = rollouts.ids, rollouts.length, rollouts.prompt_length
+    logp, spread, means = _score(model, *given, chosen, form, pools)
+    return (logp, spread), means
 
 
 def pair_logp(
@@ -93,7 +136,7 @@ def pair_logp(
     )
     length, prompt_length = (torch.cat([getattr(x, name) for x in sides]) for name in ("length", "prompt_length"))
     form = {"temperature": temperature, "chunk_bytes": chunk_bytes, "entropy": entropy}
-    logp, spread = _score(model, ids, length, prompt_length if share_prompt else None, chosen, form)
+    logp, spread, _ = _score(model, ids, length, prompt_length if share_prompt else None, chosen, form)
     n, a, b = len(pairs), sides[0].ids.shape[1], sides[1].ids.shape[1]
     return (logp[:n, :a], spread[:n, :a]), (logp[n:, :b], spread[n:, :b])
 
@@ -132,22 +175,37 @@ def _score(
     shared_prompt: Tensor | None,
     chosen: Tensor,
     form: dict[str, Any],
-) -> Scored:
+    pools: Sequence[Pool] = (),
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     rows, columns = chosen.nonzero(as_tuple=True)
     wrong = (columns == 0) | (columns >= length[rows])
     if bool(wrong.any()):
         row, column = int(rows[wrong][0]), int(columns[wrong][0])
         what = f"token {column} of {int(length[row])} cannot be scored: nothing comes before it, or it is padding"
         raise UserError(what, where=f"row {row}", cure="Begin every prompt with a token, e.g. beginning-of-sequence.")
-    if capability(model).tiled_head:
-        logp, spread = _tiled(model, ids, length, shared_prompt, rows, columns, form)
-    else:
-        logp, spread = _dense(model, ids, length, rows, columns, form)
+    base, run = unwrap(model), _tiled if capability(model).tiled_head else _dense
+    layers = count_layers(base.config) if pools else 0
+    numbers = [layer_index(pool.layer, layers) for pool in pools]
+    with layer_states(trunk_of(base), layers, sorted({*numbers})) as seen:
+        logp, spread, where = run(model, ids, length, shared_prompt, rows, columns, form)
+    states = {n: torch.cat([x.flatten(0, 1) for x in parts]) for n, parts in seen.items()}
+    means = [_mean(states[n], where, pool.tokens) for n, pool in zip(numbers, pools, strict=True)]
     flat = rows * ids.shape[1] + columns
     spread = spread if form["entropy"] else torch.zeros_like(logp)
     blank = torch.zeros(ids.numel(), dtype=torch.float32, device=ids.device)
     logp, spread = (blank.index_copy(0, flat, x.float()).view(ids.shape) for x in (logp, spread))
-    return logp, spread
+    return logp, spread, means
+
+
+def _mean(states: Tensor, where: Tensor, tokens: Tensor) -> Tensor:
+    """Mean of a stream's states ``[T, D]`` over some tokens of each row."""
+    count = tokens.sum(1)
+    total = torch.segment_reduce(states.index_select(0, where[tokens]).float(), "sum", lengths=count, axis=0)
+    return total / count.clamp(min=1)[:, None]
+
+
+_Run = tuple[Tensor, Tensor, Tensor]
+"""Log-probs, entropies, and where each token's state is in the stream that the trunk ran."""
 
 
 def _tiled(
@@ -158,19 +216,26 @@ def _tiled(
     rows: Tensor,
     columns: Tensor,
     form: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    hidden, where = last_hidden(model, ids, length, shared_prompt)
-    hidden = take(hidden, where[rows, columns - 1])
+) -> _Run:
+    stream, where = last_hidden(model, ids, length, shared_prompt)
+    hidden = take(stream, where[rows, columns - 1])
     weight, bias = output_weight(model, hidden.shape[1])
     how = capability(model)
-    return token_logp(hidden, weight, ids[rows, columns], bias=bias, scale=how.scale, softcap=how.softcap, **form)
+    options: dict[str, Any] = {"bias": bias, "scale": how.scale, "softcap": how.softcap}
+    return *token_logp(hidden, weight, ids[rows, columns], **options, **form), where
 
 
 def _dense(
-    model: nn.Module, ids: Tensor, length: Tensor, rows: Tensor, columns: Tensor, form: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """The model's own logits, for a head that is not a plain product."""
+    model: nn.Module,
+    ids: Tensor,
+    length: Tensor,
+    shared_prompt: Tensor | None,
+    rows: Tensor,
+    columns: Tensor,
+    form: dict[str, Any],
+) -> _Run:
+    """The model's own logits, for a head that is not a plain product; it runs padded, with every prompt its own."""
     logits, where = logits_of(model, ids, length)
     log_p = (logits[where[rows, columns - 1]].float() / form["temperature"]).log_softmax(-1)
     spread = -(log_p.exp() * log_p).detach().nan_to_num(0.0).sum(-1)
-    return log_p.gather(1, ids[rows, columns][:, None])[:, 0], spread
+    return log_p.gather(1, ids[rows, columns][:, None])[:, 0], spread, where

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from steersman.core.component import Hinted
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts, Scores
 from steersman.language.encode import check_ids
@@ -108,6 +109,10 @@ def _prompts(asked: Asked) -> Prompts:
 
 
 def _ids(before: Any, where: str) -> list[int]:
+    if isinstance(before, Hinted):
+        if before.place == "in_user_turn":
+            raise UserError("TinyCode has no conversations", where="hint.place", allowed="after_prompt")
+        return spliced(before, lambda text: _ids(text, where))
     if isinstance(before, str) and before:
         try:
             return tokenize(before)

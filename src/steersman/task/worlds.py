@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import torch
 
+from steersman.core.component import Hinted
 from steersman.core.errors import UserError
 from steersman.core.noise import permutation
 from steersman.core.types import Rollouts, Scores
 from steersman.language.encode import check_ids, encode_prompts
+from steersman.language.hints import spliced, told
 from steersman.language.text import response_texts, token_texts
 from steersman.reward.model import RewardModel
 from steersman.reward.verifiable import Graded, RewardFunction, Row, Verifiable
@@ -149,7 +151,8 @@ class TextWorld:
 
     def encode(self, before: Sequence[Any]) -> list[list[int]]:
         """Token ids of texts and conversations, encoded as prompts are (`chat` included); ids are taken as they are."""
-        return encode_prompts([self._turn(x) for x in before], self.tokenizer, where="context")
+        given = [told(x, self.tokenizer) if isinstance(x, Hinted) else x for x in before]
+        return encode_prompts([self._turn(x) for x in given], self.tokenizer, where="context")
 
     def close(self) -> None:
         """End the grader's processes."""
@@ -161,7 +164,7 @@ class TextWorld:
         asked = [source[i] for i in places]
         ids = self._encoded(asked) if known is None else [known[i] for i in places]
         group = torch.arange(len(places)) + (round << 32)
-        return Prompts(tuple(map(tuple, ids)), group, tuple(q.row for q in asked))
+        return Prompts(tuple(map(tuple, ids)), group, tuple({**q.row, "prompt": q.prompt} for q in asked))
 
     def _encoded(self, questions: Sequence[Question]) -> list[list[int]]:
         """Token ids of questions that can be answered and graded."""
@@ -274,6 +277,10 @@ def _from_rollouts(made: Rollouts, name: str) -> Prompts:
 
 def _chain_sum_ids(before: Any, i: int) -> list[int]:
     where, allowed = f"context, row {i}", f"token ids, or text of {' '.join(chain_sum.TOKENS)}"
+    if isinstance(before, Hinted):
+        if before.place == "in_user_turn":
+            raise UserError("chain_sum has no conversations", where="hint.place", allowed="after_prompt")
+        return spliced(before, lambda text: _chain_sum_ids(text, i))
     if not isinstance(before, str):
         if not before or isinstance(before[0], dict):
             raise UserError("chain_sum has no conversations", where=where, allowed=allowed)

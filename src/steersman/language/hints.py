@@ -1,0 +1,79 @@
+"""A prompt with an answer told in it, for models of text: what `core.component.Hinted` becomes.
+
+Behind the prompt its own token ids stay as they are and the words are tokenised after them; in the user's turn the
+conversation is rendered anew. Leaves out: which answer and which words (`objective.credit`), rendering and tokenising
+of whole prompts (`encode`).
+"""
+
+from typing import Any
+
+from steersman.core.component import Hinted
+from steersman.core.errors import UserError, one_line
+
+ANSWER, PROMPT = "{answer}", "{prompt}"
+
+
+def told(hinted: Hinted, tokenizer: Any) -> Any:
+    """What `encode.encode_prompts` takes: token ids, text, or a conversation.
+
+    Args:
+        hinted: in a turn of the user it needs `prompt` in its row.
+        tokenizer: a transformers tokenizer.
+
+    Raises:
+        UserError: names the row: an answer that the tokenizer cannot put into tokens, a prompt that is not known or a
+            conversation without a turn of the user.
+    """
+    where = str(hinted.row.get("id", "context"))
+    if isinstance(hinted.answer, str):
+        _check_answer(hinted.answer, tokenizer, where)
+    if hinted.place == "after_prompt":
+        return spliced(hinted, lambda text: _ids(text, tokenizer))
+    answer = hinted.answer if isinstance(hinted.answer, str) else _text(hinted.answer, tokenizer)
+    prompt = hinted.row.get("prompt")
+    if isinstance(prompt, str):
+        return _filled(hinted.text, prompt, answer)
+    if not prompt:
+        raise UserError("the prompt is not known as text, so nothing can be told in it", where=where)
+    turns = [dict(turn) for turn in prompt]
+    last = next((i for i in reversed(range(len(turns))) if turns[i]["role"] == "user"), None)
+    if last is None:
+        cure = 'Set hint.place = "after_prompt".'
+        raise UserError("the conversation has no turn of the user to tell an answer in", where=where, cure=cure)
+    turns[last]["content"] = _filled(hinted.text, turns[last]["content"], answer)
+    return tuple(turns)
+
+
+def spliced(hinted: Hinted, ids_of: Any) -> list[int]:
+    """The prompt's own token ids with the words behind them; an answer of token ids keeps them.
+
+    Args:
+        hinted: with the place "after_prompt".
+        ids_of: text -> token ids.
+    """
+    if isinstance(hinted.answer, str):
+        return [*hinted.prompt, *ids_of(hinted.text.replace(ANSWER, hinted.answer))]
+    out = list(hinted.prompt)
+    for i, words in enumerate(hinted.text.split(ANSWER)):
+        out += [*(hinted.answer if i else ()), *(ids_of(words) if words else ())]
+    return out
+
+
+def _filled(text: str, prompt: str, answer: str) -> str:
+    """The template with both in their places; what looks like a place in a prompt or an answer is left alone."""
+    return answer.join(part.replace(PROMPT, prompt) for part in text.split(ANSWER))
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _text(ids: tuple[int, ...], tokenizer: Any) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _check_answer(answer: str, tokenizer: Any, where: str) -> None:
+    ids, unknown = _ids(answer, tokenizer), tokenizer.unk_token_id
+    if not ids or (unknown is not None and unknown in ids and answer.strip() != tokenizer.unk_token):
+        what = f"reference answer {one_line(answer)!r} cannot be put into the model's tokens"
+        raise UserError(what, where=where)

@@ -1,0 +1,191 @@
+"""Contrastive credit as a stage: CEPO, RLSD, and what lies between them, as settings of one component.
+
+It stands behind the stage that gives an advantage and writes the advantage of each token. The policy scores its own
+responses twice more, told the right answer and told a wrong one (or nothing), only in rows with an advantage and only
+while the schedule is above 0. Nothing is sampled and nothing remembered.
+Leaves out: the formula (`credit.cepo`), the answers (`credit.references`), the words (`credit.hints`), the passes
+themselves (`train.passes`).
+Sources: CEPO arXiv 2605.19436; RLSD arXiv 2604.03128.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from steersman.core.component import START, Moment, Pass, Stage
+from steersman.core.types import Rollouts
+from steersman.objective.components import Positive
+from steersman.objective.components_reward import Metrics, counted, share
+from steersman.objective.credit.cepo import Credit, credit
+from steersman.objective.credit.hints import Hint, prompts
+from steersman.objective.credit.references import Rule, right_answers, wrong_answers
+from steersman.objective.select.noise import row_noise, token_noise
+
+Row = Mapping[str, Any]
+RIGHT, OTHER = "logp_teacher", "logp_teacher_wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class WithSignal:
+    """Rows with an advantage that is not 0."""
+
+    stream: str
+
+    def __call__(self, rollouts: Rollouts) -> Tensor:
+        """bool ``[N]``."""
+        a = rollouts.streams[self.stream]
+        return a != 0 if a.ndim == 1 else ((a != 0) & counted(rollouts)).any(1)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldRight:
+    """The right answer before each response."""
+
+    hint: Hint
+    column: str
+
+    def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+        """What stands before each response."""
+        return list(self.hint.tell(rollouts, rows, right_answers(rows, self.column)))
+
+
+@dataclass(frozen=True, slots=True)
+class ToldWrong:
+    """A wrong answer before each response; where a group has none, the bare prompt or nothing to score."""
+
+    hint: Hint
+    column: str
+    rule: Rule
+    fallback: Literal["rlsd", "uniform"]
+    at: Moment
+
+    def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+        """What stands before each response."""
+        told = self.hint.tell(rollouts, rows, rejected(rollouts, self.rule, self.at, right_answers(rows, self.column)))
+        if self.fallback == "uniform":
+            return list(told)
+        return [own if hinted is None else hinted for own, hinted in zip(prompts(rollouts), told, strict=True)]
+
+
+def untold(rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+    """The bare prompt before each response."""
+    return list(prompts(rollouts))
+
+
+def rejected(rollouts: Rollouts, rule: Rule, at: Moment, right: Sequence[str] | None = None) -> list[str | None]:
+    """`credit.references.wrong_answers` of graded rollouts; ties are broken by the moment's noise."""
+    assert rollouts.answer is not None
+    assert rollouts.correct is not None
+    assert rollouts.reward is not None
+    noise = row_noise(rollouts, at, "contrastive_credit/negative")
+    known = rollouts.correct, rollouts.reward, rollouts.group, right, rule, noise, rollouts.valid
+    return wrong_answers(rollouts.answer, *known)
+
+
+class ContrastiveCredit(Stage):
+    """Shares out each advantage by how much the right answer, against a wrong one, speaks for a token (CEPO).
+
+    ``negative = "none"`` compares with the policy that is told nothing, which is RLSD; under fallback "rlsd" so do the
+    rows of groups without a wrong answer, with the teacher that is told nothing. A row whose told prompt does not fit
+    the context keeps its advantage for all tokens, and is counted. `shuffle` is a control: the same evidence at
+    random tokens of the row.
+    """
+
+    gives = ("advantage",)
+    kind: Literal["contrastive_credit"] = "contrastive_credit"
+    stream: Literal["advantage_row", "advantage"] = Field(
+        "advantage_row", description="the advantage there is when it runs: of responses, or of tokens"
+    )
+    reference: str = Field("answer", min_length=1, description="column of the prompt with the right answer")
+    hint: Hint = Field(Hint(), description="where and in which words an answer is told")
+    negative: Rule | Literal["none"] = Field("lowest", description="which wrong answer is told; none = RLSD")
+    fallback: Literal["rlsd", "uniform"] = Field("rlsd", description="where a group has no wrong answer")
+    teacher: Literal["policy", "reference"] = Field("policy", description="who is told; reference = the frozen one")
+    lam: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of the advantage it governs at first")
+    decay: int | None = Field(25, ge=1, description="optimiser steps until that share is 0; absent = it stays")
+    eps_w: Positive = Field(0.5, description="bound of a token's weight, 1 +- eps_w")
+    shuffle: bool = Field(False, description="control: the same evidence at random tokens of the row")
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # of the instance: advantages come in two streams
+        """The stream of this stage as it is configured."""
+        return (self.stream,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:  # type: ignore[override]  # only wrong answers are looked for in rollouts
+        """Fields of the rollouts that this stage reads as it is configured."""
+        return () if self.negative == "none" else ("correct", "answer")
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The column of the right answer."""
+        return (self.reference,)
+
+    def share(self, at: Moment) -> float:
+        """lam (1 - step / decay), not below 0, with steps counted from 0."""
+        return self.lam if self.decay is None else self.lam * max(0.0, 1 - at.step / self.decay)
+
+    def passes(self) -> tuple[Pass, ...]:
+        """The two passes of the first step."""
+        return self._passes(START)
+
+    def passes_now(self, at: Moment) -> tuple[Pass, ...]:
+        """Two passes, or none once the schedule has reached 0."""
+        return self._passes(at) if self.share(at) > 0 else ()
+
+    def _passes(self, at: Moment) -> tuple[Pass, ...]:
+        known: dict[str, Any] = {"by": self.teacher, "rows": WithSignal(self.stream), "optional": True}
+        right = Pass(RIGHT, before=ToldRight(self.hint, self.reference), **known)
+        if self.negative == "none":
+            return right, Pass(OTHER, before=untold, **{**known, "by": "policy"})
+        wrong = ToldWrong(self.hint, self.reference, self.negative, self.fallback, at)
+        return right, Pass(OTHER, before=wrong, **known)
+
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
+        """Write ``advantage`` (`credit.cepo.evidence`)."""
+        mask, lam = counted(rollouts), self.share(at)
+        a = rollouts.streams[self.stream].detach()
+        a = (a[:, None] if a.ndim == 1 else a).where(mask, a.new_zeros(()))
+        if lam == 0:
+            return rollouts.with_streams(advantage=a), {"lam": lam}
+        signal = (a != 0).any(1)
+        right, other = (rollouts.streams[k].detach() for k in (RIGHT, OTHER))
+        lost = signal & (torch.isnan(right) | torch.isnan(other)).any(1)
+        used = mask & (signal & ~lost)[:, None]
+        if self.shuffle:
+            other = right - _shuffled(right - other, used, token_noise(rollouts, at, "contrastive_credit/shuffle"))
+        found = credit(a, right, other, used, lam, self.eps_w)
+        out = torch.where(used, found.advantage, a)
+        told = {"lam": lam, "rows": float((signal & ~lost).sum()), "lost_rows": float(lost.sum())}
+        if self.negative != "none":
+            none = torch.tensor([x is None for x in rejected(rollouts, self.negative, at)], device=signal.device)
+            told["no_negative_rows"] = float((signal & none).sum())
+        return rollouts.with_streams(advantage=out), told | _metrics(a, out, found, used)
+
+
+def _shuffled(x: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+    """The values inside the mask in a random order within each row."""
+    out = torch.zeros_like(x)
+    for row in mask.any(1).nonzero()[:, 0].tolist():
+        there = mask[row].nonzero()[:, 0]
+        out[row, there] = x[row, there[noise[row, there].argsort()]]
+    return out
+
+
+def _metrics(a: Tensor, out: Tensor, found: Credit, used: Tensor) -> Metrics:
+    """Evidence by the sign of the advantage, and what it did to it."""
+    told: Metrics = {}
+    for name, of in (("up", used & (a > 0)), ("down", used & (a < 0))):
+        delta = found.delta[of].double()
+        told[f"delta_mean_{name}"] = share(delta, of)
+        told[f"delta_sd_{name}"] = float(delta.std(correction=0)) if len(delta) else 0.0
+        told[f"wrong_direction_{name}"] = share((delta * a[of].sign() < 0).double(), of)
+    acted = used & (a != 0)
+    return told | {
+        "clipped": share(found.clipped.double(), acted),
+        "size": share((out[acted].double() / a[acted].double()).abs(), acted),
+    }

@@ -1,0 +1,1 @@
+"""How a response's advantage is shared out over its tokens."""

@@ -103,6 +103,29 @@ def pooled_states(
     return (logp, spread), means
 
 
+def token_states(model: nn.Module, rollouts: Rollouts, layer: int | float | None = None) -> Float[Tensor, "N L D"]:
+    """The hidden state after a layer that stands before each action token, float32, 0 elsewhere, without gradients.
+
+    Args:
+        model: see `response_logp`.
+        rollouts: rows on the model's device.
+        layer: as `layers.layer_index`; None = the last, from which the head predicts the token.
+
+    Raises:
+        UserError: a layer that does not exist, or whose place in the model cannot be told.
+    """
+    base, _ = unwrap(model), capability(model)
+    layers = count_layers(base.config)
+    number = layer_index(layer, layers)
+    with layer_states(trunk_of(base), layers, [number]) as seen:
+        _, where = last_hidden(model, rollouts.ids, rollouts.length, rollouts.prompt_length)
+    hidden = torch.cat([x.flatten(0, 1) for x in seen[number]])
+    rows, columns = rollouts.action.nonzero(as_tuple=True)
+    out = torch.zeros(*rollouts.ids.shape, hidden.shape[1], device=hidden.device)
+    out[rows, columns] = hidden[where[rows, columns - 1]].float()
+    return out
+
+
 def pair_logp(
     model: nn.Module,
     pairs: Pairs,
@@ -168,6 +191,21 @@ def response_hidden(
     return take(hidden, where.gather(1, columns).flatten()).view(*at.shape, -1)
 
 
+def predicted(chosen: Bool[Tensor, "N L"], length: Int[Tensor, " N"]) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
+    """Rows and columns of the chosen tokens, each of which has a real token before it.
+
+    Raises:
+        UserError: names one that has not.
+    """
+    rows, columns = chosen.nonzero(as_tuple=True)
+    wrong = (columns == 0) | (columns >= length[rows])
+    if bool(wrong.any()):
+        row, column = int(rows[wrong][0]), int(columns[wrong][0])
+        what = f"token {column} of {int(length[row])} cannot be scored: nothing comes before it, or it is padding"
+        raise UserError(what, where=f"row {row}", cure="Begin every prompt with a token, e.g. beginning-of-sequence.")
+    return rows, columns
+
+
 def _score(
     model: nn.Module,
     ids: Tensor,
@@ -177,12 +215,7 @@ def _score(
     form: dict[str, Any],
     pools: Sequence[Pool] = (),
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    rows, columns = chosen.nonzero(as_tuple=True)
-    wrong = (columns == 0) | (columns >= length[rows])
-    if bool(wrong.any()):
-        row, column = int(rows[wrong][0]), int(columns[wrong][0])
-        what = f"token {column} of {int(length[row])} cannot be scored: nothing comes before it, or it is padding"
-        raise UserError(what, where=f"row {row}", cure="Begin every prompt with a token, e.g. beginning-of-sequence.")
+    rows, columns = predicted(chosen, length)
     base, run = unwrap(model), _tiled if capability(model).tiled_head else _dense
     layers = count_layers(base.config) if pools else 0
     numbers = [layer_index(pool.layer, layers) for pool in pools]

@@ -1,4 +1,4 @@
-"""KL divergence to a reference: estimators on sampled tokens with a stated gradient, the exact one, a controller.
+"""Divergences: KL estimators on sampled tokens with a stated gradient, exact ones over the vocabulary, a controller.
 
 l = logp - logp_ref. k1 = l, k2 = l^2 / 2, k3 = exp(-l) - 1 + l >= 0. Under samples of pi, E k1 = E k3 = KL(pi || ref)
 and k2 is biased. What matters in a *loss* is the gradient, which differs from estimator to estimator:
@@ -10,7 +10,8 @@ and k2 is biased. What matters in a *loss* is the gradient, which differs from e
     rho k3, d rho kept  that of KL(pi || ref), "reverse"
 
 So value and gradient are chosen apart. In a *reward*, through which no gradient flows, k1 is right and k3 is not
-(`objective.assemble`). Leaves out: chunking over tokens of large vocabularies (`language.head`).
+(`objective.assemble`). `divergence` and `entropy` are the exact ones, for distributions that are known whole.
+Leaves out: large vocabularies, tile by tile (`language.head`, `language.head_divergence`).
 Sources: Schulman 2020, "Approximating KL divergence"; the table of gradients is derived here and tested in closed form.
 """
 
@@ -27,7 +28,9 @@ from steersman.objective.loss.robust import check_positive, upcast
 
 Estimator = Literal["k1", "k2", "k3"]
 Gradient = Literal["reverse", "forward", "as_written"]
+Kind = Literal["reverse_kl", "forward_kl", "jsd"]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
+DIVERGENCES: tuple[str, ...] = get_args(Kind)
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 
 
@@ -118,36 +121,126 @@ def kl_penalty(
     return value + slope * (x - x.detach())
 
 
-def exact_kl(logits: Tensor, logits_ref: Tensor, direction: str = "reverse") -> Float[Tensor, "*N"]:
-    """Divergence of two categorical distributions from their logits, differentiable.
+def divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    kind: str = "reverse_kl",
+    beta: float | int = 0.5,
+    top_k: int | None = None,
+) -> Float[Tensor, "*N"]:
+    """Divergence of two categorical distributions from their logits, differentiable in the student's.
 
-    reverse: KL(pi || ref) = sum_v pi_v (log pi_v - log ref_v);  forward: KL(ref || pi).
+    With p = softmax(student_logits), q = softmax(teacher_logits), m = beta q + (1 - beta) p, sums over the vocabulary:
+    reverse_kl  KL(p || q) = sum p (log p - log q)     d/dz_j = p_j (log p_j - log q_j - KL)
+    forward_kl  KL(q || p) = sum q (log q - log p)     d/dz_j = p_j - q_j
+    jsd         beta KL(q || m) + (1 - beta) KL(p || m)
 
     Args:
-        logits: of pi ``[..., V]``, carries the gradient.
-        logits_ref: of the reference ``[..., V]``, without one.
-        direction: which of the two.
+        student_logits: ``[..., V]``, carries the gradient.
+        teacher_logits: ``[..., V]``, without one.
+        kind: see above.
+        beta: of jsd, in (0, 1): weight of the teacher in m.
+        top_k: K >= 1; the student's K likeliest tokens count one by one and all others together as one, so the result
+            is a lower bound. None, or K >= V: the whole vocabulary.
 
     Returns:
         ``[...]`` >= 0 up to rounding, nats, float32 (float64 for float64 logits).
 
     Raises:
-        UserError: shapes that disagree, an unknown direction.
+        UserError: shapes that disagree, an unknown kind, beta or top_k out of range, NaN or +inf among the logits or a
+            row that is -inf throughout.
 
-    Edge cases: a token of probability 0 (logit -inf) contributes 0, and +inf if only the second one excludes it.
+    Edge cases: a token of probability 0 (logit -inf) contributes 0, and the KL is +inf if only its second argument
+    excludes it; jsd stays finite. The ends of jsd's beta give 0 and not the KLs: jsd / beta -> KL(q || p) for
+    beta -> 0, jsd / (1 - beta) -> KL(p || q) for beta -> 1; so they are refused (TRL makes them the two KLs).
+
+    Source: GKD, arXiv 2306.13649 (its beta weighs the teacher as here); the tail as one token: SDPO, arXiv 2601.20802.
     """
-    if logits.shape != logits_ref.shape or logits.ndim == 0:
-        what = f"logits have shape {tuple(logits.shape)} and {tuple(logits_ref.shape)}"
-        raise UserError(what, where="exact_kl", allowed="the same shape [..., V]")
-    if direction not in ("reverse", "forward"):
-        raise UserError(f"unknown direction {direction!r}", where="direction", allowed="reverse, forward")
-    log_p = torch.log_softmax(upcast(logits, "logits"), -1)
-    log_q = torch.log_softmax(upcast(logits_ref, "logits_ref").detach(), -1)
-    if direction == "forward":
-        log_p, log_q = log_q, log_p
-    p = log_p.exp()
+    if student_logits.shape != teacher_logits.shape or 0 in (student_logits.ndim, *student_logits.shape[-1:]):
+        what = f"logits have shape {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+        raise UserError(what, where="divergence", allowed="the same shape [..., V]")
+    check_form(kind, beta, top_k)
+    for name, x in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        _check_logits(x, name)
+    return divergence_unchecked(student_logits, teacher_logits, kind, beta, top_k)
+
+
+def check_form(kind: str, beta: float | int, top_k: int | None) -> None:
+    """Refuse an unknown divergence, and numbers out of range."""
+    if kind not in DIVERGENCES:
+        raise UserError(f"unknown divergence {kind!r}", where="kind", allowed=", ".join(DIVERGENCES))
+    if kind == "jsd" and not 0 < beta < 1:
+        what = f"beta is {beta}"
+        cure = "The ends are the two KLs only after division by beta or 1 - beta; use forward_kl or reverse_kl."
+        raise UserError(what, where="beta of jsd", allowed="0 < beta < 1", cure=cure)
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k is {top_k}", where="top_k", allowed="1 or more")
+
+
+def _check_logits(logits: Tensor, name: str) -> None:
+    bad = ~torch.isfinite(logits.detach().amax(-1))  # NaN wins a maximum
+    if bool(bad.any()):
+        place = tuple(bad.nonzero()[0].tolist())
+        found = float(logits[place].detach().amax())
+        raise UserError(f"hold {found} at {list(place)}", where=name, allowed="finite logits, -inf for some")
+
+
+def divergence_unchecked(
+    student_logits: Tensor, teacher_logits: Tensor, kind: str, beta: float | int, top_k: int | None
+) -> Float[Tensor, "*N"]:
+    """`divergence` for callers that check its result: NaN in gives NaN out, and nothing waits for an accelerator."""
+    log_p = torch.log_softmax(upcast(student_logits, "student_logits"), -1)
+    log_q = torch.log_softmax(upcast(teacher_logits, "teacher_logits").detach(), -1)
+    if top_k is not None and top_k < log_p.shape[-1]:
+        chosen = log_p.detach().topk(top_k).indices
+        log_p, log_q = _with_tail(log_p, chosen), _with_tail(log_q, chosen)
+    if kind == "jsd":
+        p, q = log_p.exp(), log_q.exp()
+        m = beta * q + (1 - beta) * p
+        log_m = torch.where(m == 0, torch.ones_like(m), m).log()
+        return beta * _kl(q, log_q, log_m) + (1 - beta) * _kl(p, log_p, log_m)
+    first, second = (log_p, log_q) if kind == "reverse_kl" else (log_q, log_p)
+    return _kl(first.exp(), first, second)
+
+
+def _kl(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
     # The difference is cut before the product: 0 times an infinity would reach the gradient as NaN.
     return (p * torch.where(p == 0, torch.zeros_like(p), log_p - log_q)).sum(-1)
+
+
+def _with_tail(log_p: Tensor, chosen: Tensor) -> Tensor:
+    """Log-probabilities of the chosen tokens and of all others together."""
+    others = torch.ones_like(log_p).scatter(-1, chosen, 0.0)
+    rest = (log_p.exp() * others).sum(-1, keepdim=True)  # not 1 less the others: exact where it is tiny
+    log_rest = torch.where(rest == 0, torch.ones_like(rest), rest).log()
+    log_rest = torch.where(rest == 0, torch.full_like(rest, -math.inf), log_rest)
+    return torch.cat([log_p.gather(-1, chosen), log_rest], -1)
+
+
+def entropy(logits: Tensor, normalize: bool = False) -> Float[Tensor, "*N"]:
+    """Entropy of categorical distributions from their logits, differentiable.
+
+    H = -sum_v p_v log p_v with p = softmax(logits); normalised: H / log V, in [0, 1].
+
+    Args:
+        logits: ``[..., V]``.
+        normalize: divide by log V, the largest there is.
+
+    Returns:
+        ``[...]``, nats or a share, float32 (float64 for float64 logits).
+
+    Raises:
+        UserError: a scalar, NaN or +inf among the logits, or a row that is -inf throughout.
+
+    Edge cases: a logit of -inf contributes 0. V = 1 gives 0.
+    """
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise UserError(f"logits have shape {tuple(logits.shape)}", where="entropy", allowed="[..., V], V >= 1")
+    _check_logits(logits, "logits")
+    log_p = torch.log_softmax(upcast(logits, "logits"), -1)
+    p = log_p.exp()
+    found = -(p * torch.where(p == 0, torch.zeros_like(p), log_p)).sum(-1)
+    return found / max(math.log(logits.shape[-1]), 1e-9) if normalize else found
 
 
 def adapt_beta(

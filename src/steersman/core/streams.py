@@ -40,8 +40,9 @@ STREAMS: dict[str, Stream] = {
     "logp_teacher_wrong": Stream(
         "N L", "nats", "a second context", False, "log-probability under a teacher that was shown a wrong answer"
     ),
-    "divergence": Stream("N L", "nats", "a distillation pass", False, "divergence from the teacher at a token"),
-    "divergence_forward": Stream("N L", "nats", "a distillation pass", False, "KL(teacher || policy) at a token"),
+    "divergence": Stream("N L", "nats", "a loss that distils", False, "KL(policy || teacher) at a token"),
+    "divergence_forward": Stream("N L", "nats", "a loss that distils", False, "KL(teacher || policy) at a token"),
+    "taught": Stream("N", "1", "a loss that distils", False, "1 = a teacher can judge the row, 0 = it cannot"),
     "hidden": Stream("N L D", "1", "hidden-state capture", True, "hidden state that predicts the token"),
     "hidden_prompt": Stream("N D", "1", "hidden-state capture", True, "mean hidden state of the prompt's last tokens"),
     "hidden_reasoning": Stream(

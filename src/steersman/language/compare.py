@@ -7,7 +7,7 @@ Leaves out: which tokens, and what is learnt from it (`train`).
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int

@@ -5,7 +5,7 @@ the rollouts' streams and what the live forward gave (`Live`). Leaves out: the f
 backward (`engine`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steersman.core.component import Before, Form
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.objective.components import Aggregation
@@ -35,6 +36,9 @@ class Live:
         logp: log-probability of each token that some term of the policy counts ``[N, L]``, with gradients.
         entropy: of the distribution it was drawn from ``[N, L]``, detached.
         value: the critic's value before each token that a term of the critic counts ``[N, L]``, with gradients.
+        divergence: of the policy from the other side (`Against`) at each token that the term with it counts ``[N, L]``,
+            with gradients; None = no term has one. At those of its tokens whose `logp` no other term reads, that has no
+            gradient.
 
     All are 0 elsewhere, and everywhere if no term of that model is in the step.
     """
@@ -42,9 +46,29 @@ class Live:
     logp: Float[Tensor, "N L"]
     entropy: Float[Tensor, "N L"]
     value: Float[Tensor, "N L"]
+    divergence: Float[Tensor, "N L"] | None = None
 
 
 Watched = Mapping[str, Float[Tensor, "N L"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """The other side of a divergence: whose next-token distributions the policy's are compared with.
+
+    Args:
+        by: the teacher, the frozen reference, or the live policy itself (without a gradient).
+        before: what stands before the response there instead of the row's own prompt (`component.Pass.before`); None =
+            the prompt, which the policy alone cannot do: it would be compared with itself.
+        form: which divergence.
+        optional: rows for which `before` gives None, or that would exceed the context, count in no term with this;
+            otherwise they are an error.
+    """
+
+    by: Literal["teacher", "reference", "policy"] = "teacher"
+    before: Before | None = None
+    form: Form = Form()
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +84,10 @@ class Term:
         aggregation: how the tokens become one number.
         model: whose forward it needs.
         weight: of the term in the objective.
-        watch: quantities of each token to report; averaged over the mask.
+        watch: quantities of each token to report; averaged over the mask. Of what several terms watch under one name,
+            the first one's is reported.
+        against: the other side whose divergence the loss reads at the tokens that count; terms of one step that have
+            one have the same.
     """
 
     name: str
@@ -72,6 +99,7 @@ class Term:
     weight: float = 1.0
     watch: Callable[[Rollouts, Live], Watched] = lambda part, live: {}
     reads: Callable[[Rollouts], Tensor] | None = None
+    against: Against | None = None
 
 
 class PolicyLossLike(Protocol):
@@ -116,6 +144,16 @@ def called(loss: PolicyLossLike, *given: Tensor) -> Tensor:
     return value
 
 
+def of_policy(part: Rollouts, live: Live) -> dict[str, Tensor]:
+    """What every term of the policy watches: the entropy, the log-ratio to the old policy, the sampler's gap."""
+    now = live.logp.detach()
+    told = {"entropy": live.entropy, "kl_old": kl_value(now, old_logp(part, live), "k3")}
+    if part.logp_behaviour is not None:
+        # of the sampler and the trainer at rollout weights, that is in the first update of a batch
+        told["gap_mean"] = told["gap_max"] = (now - part.logp_behaviour).abs()
+    return told
+
+
 def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
     """The policy loss on selected tokens, with its clip shares, the entropy and the log-ratio to the old policy."""
     seen = counted if getattr(loss, "whole_rows", False) else in_loss
@@ -125,10 +163,7 @@ def policy_term(loss: PolicyLossLike, aggregation: Aggregation) -> Term:
 
     def watch(part: Rollouts, live: Live) -> dict[str, Tensor]:
         now, old, mask = live.logp.detach(), old_logp(part, live), seen(part)
-        told = {"entropy": live.entropy, "kl_old": kl_value(now, old, "k3")}
-        if part.logp_behaviour is not None:
-            # of the sampler and the trainer at rollout weights, that is in the first update of a batch
-            told["gap_mean"] = told["gap_max"] = (now - part.logp_behaviour).abs()
+        told = of_policy(part, live)
         if hasattr(loss, "clipped_tokens"):
             low, high = loss.clipped_tokens(now, old, part.streams["advantage"], mask)
             told |= {"clip_low": low.float(), "clip_high": high.float()}
@@ -172,6 +207,27 @@ def sft_term(weight: float) -> Term:
         return sft(live.logp) * part.weight[:, None]
 
     return Term("sft", (), value, counted, Aggregation(), weight=weight)
+
+
+def against_of(terms: Sequence[Term]) -> Against | None:
+    """The other side that the terms are compared with; None = there is none.
+
+    Raises:
+        UserError: there are two.
+    """
+    found = list(dict.fromkeys(t.against for t in terms if t.against is not None))
+    if len(found) > 1:
+        raise UserError("two terms of a step compare the policy with different things", where="loss", allowed="one")
+    return found[0] if found else None
+
+
+def compared(terms: Sequence[Term], rollouts: Rollouts) -> Tensor:
+    """Tokens that some term compares with the other side, bool ``[N, L]``."""
+    found = torch.zeros_like(rollouts.action)
+    for term in terms:
+        if term.against is not None:
+            found |= term.mask(rollouts)
+    return found
 
 
 def union(terms: tuple[Term, ...], rollouts: Rollouts, model: str) -> Tensor:

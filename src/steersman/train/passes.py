@@ -15,8 +15,9 @@ from torch import Tensor
 
 from steersman.core.component import OWN_PASSES, START, Component, Moment, Pass, Stage, check_pipeline
 from steersman.core.errors import RunStopped, UserError
-from steersman.core.streams import STREAMS, check_name
+from steersman.core.streams import STREAMS, check_name, per_token
 from steersman.core.types import Rollouts
+from steersman.train.engine.work import Averaged, OfLayer
 from steersman.train.terms import Term
 
 Rows = Callable[[Rollouts], Sequence[Mapping[str, Any]]]
@@ -49,6 +50,7 @@ def check_parts(
         for pass_ in stage.passes() if isinstance(stage, Stage) else ():
             if not there[pass_.by]:
                 raise UserError(f"{type(stage).__name__} asks for a pass by a {pass_.by}", where=f"stages[{place}]")
+            _check_averages(pass_, type(stage).__name__, f"stages[{place}]")
         for name in getattr(stage, "fields", ()):
             if name not in known:
                 what = f"{type(stage).__name__} reads {name!r}, which this task's grader does not give"
@@ -116,15 +118,15 @@ class Passes:
             chosen, before = self._contexts(first, rollouts, asked, rows(rollouts))
         part = rollouts.index(chosen)
         shown = part if before is None or not len(part) else under(part, before, self.context)
-        quantity = {p.stream: "value_end" if p.stream == "value_end" else p.quantity for p in alike}
+        quantity = {p.stream: _asked(p) for p in alike}
         told = self.engine.score(shown, first.by, list(dict.fromkeys(quantity.values())), self.temperature)
         self.tokens += int(shown.length.sum())
         out = {}
         for stream, name in quantity.items():
             x = told.get(name)
             if x is None:  # no row
-                x = torch.zeros(0, *shown.ids.shape[1 : len(STREAMS[stream].shape.split()[:2])], *_width(stream))
-            elif shown is not part and x.ndim > 1:
+                x = torch.zeros(0, *(shown.ids.shape[1:] if per_token(stream) else ()), *_width(stream))
+            elif shown is not part and per_token(stream):
                 x = back(x, shown, part)
             _check_numbers(x, first.by, name, chosen)
             whole = x.new_zeros(len(rollouts), *x.shape[1:])
@@ -165,8 +167,30 @@ def _check_numbers(x: Tensor, by: str, quantity: str, chosen: Tensor) -> None:
         raise RunStopped(f"row {row}: the {by} gives NaN as {quantity}; its weights are broken, or its input is")
 
 
+def _check_averages(p: Pass, name: str, where: str) -> None:
+    """Refuse a layer or an average of what has none, and a stream of another shape."""
+    wrong = ""
+    if p.pool is not None and p.quantity not in ("hidden", "entropy"):
+        wrong = f"an average of {p.quantity!r}; hidden states and entropies have one"
+    elif p.layer is not None and p.quantity != "hidden":
+        wrong = f"a layer of {p.quantity!r}; hidden states have one"
+    elif p.pool is not None and per_token(p.stream):
+        wrong = f"an average in {p.stream!r}, a stream of tokens"
+    if wrong:
+        raise UserError(f"{name} asks for {wrong}", where=where)
+
+
+def _asked(p: Pass) -> Any:
+    """What an engine is asked for to make the stream of a pass."""
+    if p.pool is not None:
+        return Averaged(p.quantity, p.layer, p.pool)  # type: ignore[arg-type]  # `check_pass`
+    if p.layer is not None:
+        return OfLayer(p.layer)
+    return "value_end" if p.stream == "value_end" else p.quantity
+
+
 def _width(stream: str) -> tuple[int, ...]:
-    return (1,) if STREAMS[stream].shape == "N L D" else ()
+    return (1,) if STREAMS[stream].shape.endswith("D") else ()
 
 
 def under(rollouts: Rollouts, before: Sequence[Sequence[int]], context: int | None = None) -> Rollouts:

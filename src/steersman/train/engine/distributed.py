@@ -99,7 +99,7 @@ class DistributedEngine(LocalEngine):
 
     def score(
         self, rollouts: Rollouts, by: Model, quantities: Sequence[Quantity], temperature: float = 1.0
-    ) -> dict[str, Tensor]:
+    ) -> dict[Any, Tensor]:
         """See `LocalEngine.score`."""
         self.processes.agree("rows to be scored", rollouts.ids, rollouts.length, rollouts.action)
         n, others = len(rollouts), [q for q in quantities if q != "value_end"]
@@ -113,7 +113,7 @@ class DistributedEngine(LocalEngine):
 
     def _scored(
         self, rollouts: Rollouts, by: Model, quantities: Sequence[Quantity], temperature: float
-    ) -> dict[str, Tensor]:
+    ) -> dict[Any, Tensor]:
         """A forward of every row, one call of the trunk for each quantity."""
         own, idle = self._plan(rollouts, [by])
         with torch.no_grad():

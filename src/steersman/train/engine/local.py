@@ -4,6 +4,8 @@ A micro-batch holds rows of similar length up to a token budget. Leaves out: wha
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -15,15 +17,28 @@ from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.language.decode import generate
 from steersman.language.load import context_length
-from steersman.language.pack import micro_batches, take
-from steersman.language.score import response_logp
-from steersman.language.trunk import last_hidden
+from steersman.language.pack import micro_batches
+from steersman.language.score import response_logp, token_states
 from steersman.task.world import Prompts
 from steersman.train.critic import end_values, token_values
-from steersman.train.engine.work import MOST_SAMPLES, Drawing, Job, Model, Quantity, Work, gather, label
+from steersman.train.engine.compared import live_against, scored_against
+from steersman.train.engine.scored import scored
+from steersman.train.engine.work import (
+    MOST_SAMPLES,
+    Averaged,
+    Drawing,
+    Job,
+    Model,
+    OfLayer,
+    Quantity,
+    Work,
+    gather,
+    label,
+    longest,
+)
 from steersman.train.optimise import Optimiser
 from steersman.train.parameters import load_trainable_state, trainable_state
-from steersman.train.terms import Live, Term, union
+from steersman.train.terms import Live, Term, against_of, union
 
 T = TypeVar("T")
 
@@ -113,33 +128,64 @@ class LocalEngine:
 
     def score(
         self, rollouts: Rollouts, by: Model, quantities: Sequence[Quantity], temperature: float = 1.0
-    ) -> dict[str, Tensor]:
+    ) -> dict[Any, Tensor]:
         """What a model says of the action tokens, without gradients.
 
         Args:
             rollouts: N rows, on any device.
             by: whose forward.
-            quantities: of the policy or the reference logp, entropy, hidden; of the critic value, value_end.
+            quantities: of the policy or the reference logp, entropy, hidden, `Averaged`, `OfLayer`; of the critic
+                value, value_end.
             temperature: divides the logits, as sampled with.
 
         Returns:
-            quantity -> ``[N, L]`` float32 on the rollouts' device (hidden ``[N, L, D]``, value_end ``[N]``), 0 where
-            there is no action.
+            quantity -> ``[N, L]`` float32 on the rollouts' device (hidden and `OfLayer` ``[N, L, D]``, value_end
+            ``[N]``, `Averaged` ``[N]`` or ``[N, D]``), 0 where there is no action.
         """
         with torch.no_grad():
             batches = micro_batches(rollouts.length, self.micro_tokens)
-            return gather(rollouts, batches, lambda part: self._score(part, by, quantities, temperature))
+            score = partial(self._score, by=by, quantities=quantities, temperature=temperature)
+            return gather(rollouts, batches, lambda rows: score(rollouts.index(rows).trim()))
+
+    def compare(
+        self, rollouts: Rollouts, shown: Rollouts, by: Model, asked: Sequence[Any], temperature: float = 1.0
+    ) -> dict[Any, Tensor]:
+        """How far the policy is from another model at the action tokens, without gradients.
+
+        Args:
+            rollouts: N rows, on any device; the policy sees these.
+            shown: the same responses behind what stands before them for the other model.
+            by: the other model.
+            asked: divergences (`Form`), and ``logp`` or ``entropy`` of the policy.
+            temperature: divides the logits of both, as sampled with.
+
+        Returns:
+            What was asked -> ``[N, L]`` float32 on the rollouts' device, 0 where there is no action.
+
+        Raises:
+            UserError: as `language.compare.compare`.
+        """
+        with torch.no_grad():
+            batches = micro_batches(longest(rollouts, shown), self.micro_tokens)
+            both = partial(self._compared, rollouts, shown, by, asked, temperature)
+            return gather(rollouts, batches, both)
+
+    def _compared(
+        self, rollouts: Rollouts, shown: Rollouts, by: Model, asked: Sequence[Any], temperature: float, rows: Tensor
+    ) -> dict[Any, Tensor]:
+        part, other = (x.index(rows).trim().to(self.device) for x in (rollouts, shown))
+        return scored_against(self, part, other, by, asked, temperature)
 
     def _score(
         self, part: Rollouts, by: Model, quantities: Sequence[Quantity], temperature: float
-    ) -> dict[str, Tensor]:
+    ) -> dict[Any, Tensor]:
         part = part.to(self.device)
-        found: dict[str, Tensor] = {}
-        if {"logp", "entropy"} & set(quantities):
-            form = {"temperature": temperature, "entropy": "entropy" in quantities}
-            found["logp"], found["entropy"] = self.through(by, response_logp, part, **form)
-        if "hidden" in quantities:
-            found["hidden"] = self.through(by, _hidden, part)
+        found: dict[Any, Tensor] = {}
+        if any(q in ("logp", "entropy") or isinstance(q, Averaged) for q in quantities):
+            found |= self.through(by, scored, part, quantities, temperature)
+        for q in quantities:
+            if q == "hidden" or isinstance(q, OfLayer):
+                found[q] = self.through(by, token_states, part, q.layer if isinstance(q, OfLayer) else None)
         if "value" in quantities:
             found["value"] = self.through(by, token_values, part, part.action)
         if "value_end" in quantities:
@@ -178,22 +224,25 @@ class LocalEngine:
         told: dict[str, Tensor | float] = {"tokens_trained": 0.0}
         for job in jobs:
             work = Work.of(job, trains)
-            for rows in micro_batches(work.rollouts.length, self.micro_tokens):
+            for rows in micro_batches(work.lengths, self.micro_tokens):
                 work.backward(self, rows, temperature)
             told |= work.metrics() | {"tokens_trained": told["tokens_trained"] + work.tokens}
         return told
 
-    def live(self, part: Rollouts, terms: tuple[Term, ...], temperature: float) -> Live:
-        """One forward with gradients of the models that `terms` need."""
+    def live(self, part: Rollouts, terms: tuple[Term, ...], temperature: float, shown: Rollouts) -> Live:
+        """One forward with gradients of the models that `terms` need; `shown` is what the other side sees of `part`."""
         blank = torch.zeros(part.ids.shape, device=part.ids.device)
-        logp, entropy, value = blank, blank, blank
+        live = Live(blank, blank, blank)
         for model in sorted({t.model for t in terms}):
             mask = union(terms, part, model)
-            if model == "policy":
-                logp, entropy = self.through("policy", response_logp, part, temperature=temperature, mask=mask)
+            if model == "critic":
+                live = replace(live, value=self.through("critic", token_values, part, mask))
+            elif against_of(terms) is not None:
+                live = replace(live_against(self, part, shown, terms, temperature), value=live.value)
             else:
-                value = self.through("critic", token_values, part, mask)
-        return Live(logp, entropy, value)
+                logp, entropy = self.through("policy", response_logp, part, temperature=temperature, mask=mask)
+                live = replace(live, logp=logp, entropy=entropy)
+        return live
 
     def apply(self, step: int, trains: frozenset[str]) -> dict[str, Tensor | float]:
         """Clip the gradients and move the models of `trains`; returns norms and learning rates."""
@@ -230,15 +279,6 @@ class LocalEngine:
             load_trainable_state(model, state["models"][name])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
-
-
-def _hidden(model: nn.Module, part: Rollouts) -> Tensor:
-    """Hidden state that predicts each action token ``[N, L, D]``, 0 elsewhere."""
-    hidden, where = last_hidden(model, part.ids, part.length, part.prompt_length)
-    rows, columns = part.action.nonzero(as_tuple=True)
-    out = torch.zeros(*part.ids.shape, hidden.shape[1], device=hidden.device)
-    out[rows, columns] = take(hidden, where[rows, columns - 1]).float()
-    return out
 
 
 def without_adapters(policy: Any) -> Any:

@@ -14,13 +14,31 @@ from torch import Tensor
 from steersman.core.types import Rollouts
 from steersman.language.sampler import Sampling
 from steersman.task.world import Prompts
-from steersman.train.terms import MAXIMUM, Term
+from steersman.train.terms import MAXIMUM, Live, Term
 
 MOST_SAMPLES = 2**10
 """Responses of a prompt; sample j of group g has the noise of number g * MOST_SAMPLES + j."""
 
-Model = Literal["policy", "reference", "critic"]
-Quantity = Literal["logp", "entropy", "hidden", "value", "value_end"]
+Model = Literal["policy", "reference", "critic", "teacher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """Hidden states of a layer, or entropies, averaged over some tokens of each row; see `core.component.Pass`."""
+
+    quantity: Literal["hidden", "entropy"]
+    layer: int | float | None
+    pool: Callable[[Rollouts], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class OfLayer:
+    """The hidden state after a layer that stands before each action token."""
+
+    layer: int | float
+
+
+Quantity = Literal["logp", "entropy", "hidden", "value", "value_end"] | Averaged | OfLayer
 
 
 PLAIN = Sampling()
@@ -51,10 +69,18 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Rollouts of one optimiser step with the terms that learn from them."""
+    """Rollouts of one optimiser step with the terms that learn from them.
+
+    Args:
+        rollouts: N rows.
+        terms: the objective.
+        shown: the same responses behind what stands before them for the other side of a divergence (`terms.Against`);
+            None = behind their own prompts.
+    """
 
     rollouts: Rollouts
     terms: tuple[Term, ...]
+    shown: Rollouts | None = None
 
 
 def label(drawn: Rollouts, prompts: Prompts, samples: int, version: int) -> Rollouts:
@@ -63,18 +89,24 @@ def label(drawn: Rollouts, prompts: Prompts, samples: int, version: int) -> Roll
     return replace(drawn, group=group, version=torch.full_like(group, version))
 
 
+def longest(rollouts: Rollouts, shown: Rollouts | None) -> Tensor:
+    """Tokens of each row where it is longest, behind its own prompt or behind the other."""
+    return rollouts.length if shown is None else torch.maximum(rollouts.length, shown.length)
+
+
 def gather(
-    rollouts: Rollouts, batches: Sequence[Tensor], score: Callable[[Rollouts], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """`score` of every micro-batch, put together in the order of the rows; no micro-batch gives no tensors."""
+    rollouts: Rollouts, batches: Sequence[Tensor], score: Callable[[Tensor], dict[Any, Tensor]]
+) -> dict[Any, Tensor]:
+    """`score` of the rows of every micro-batch, put together in their order; no micro-batch gives no tensors."""
     n, width = rollouts.ids.shape
-    out: dict[str, Tensor] = {}
+    out: dict[Any, Tensor] = {}
     for rows in batches:
-        for name, x in score(rollouts.index(rows).trim()).items():
-            shape = (n,) if x.ndim == 1 else (n, width, *x.shape[2:])
+        for name, x in score(rows).items():
+            of_row = x.ndim == 1 or isinstance(name, Averaged)
+            shape = (n, *x.shape[1:]) if of_row else (n, width, *x.shape[2:])
             whole = out.setdefault(name, torch.zeros(shape, dtype=torch.float32, device=rollouts.ids.device))
             x = x.to(whole)
-            if x.ndim == 1:
+            if of_row:
                 whole[rows] = x
             else:
                 whole[rows, : x.shape[1]] = x
@@ -84,10 +116,9 @@ def gather(
 class Work:
     """One job of an optimiser step being carried out: the rows that count, denominators, and running sums."""
 
-    def __init__(
-        self, rollouts: Rollouts, terms: tuple[Term, ...], counts: list[Tensor], denominators: list[Any]
-    ) -> None:
-        self.rollouts, self.terms, self.counts, self.denominators = rollouts, terms, counts, denominators
+    def __init__(self, job: Job, counts: list[Tensor], denominators: list[Any]) -> None:
+        self.rollouts, self.terms, self.shown = job.rollouts, job.terms, job.shown
+        self.counts, self.denominators = counts, denominators
         self.losses: dict[str, Tensor] = {}
         self.watched: dict[str, Tensor] = {}
         self.owner: dict[str, int] = {}
@@ -100,17 +131,28 @@ class Work:
         masks = [t.mask(whole) for t in terms]
         denominators = [t.aggregation.denominators(m, whole.group) for t, m in zip(terms, masks, strict=True)]
         used = torch.stack(masks).any(0).any(1) if masks else torch.zeros(len(whole), dtype=torch.bool)
-        return cls(whole.index(used), terms, [m.sum() for m in masks], denominators)
+        shown = None if job.shown is None else job.shown.index(used)
+        return cls(Job(whole.index(used), terms, shown), [m.sum() for m in masks], denominators)
 
     @property
     def tokens(self) -> float:
         """Tokens that the first term counts."""
         return float(self.counts[0]) if self.counts else 0.0
 
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row, of which micro-batches are made."""
+        return longest(self.rollouts, self.shown)
+
+    def _live(self, engine: Any, rows: Tensor, temperature: float) -> tuple[Rollouts, Live]:
+        """Some rows and their forward."""
+        part = self.rollouts.index(rows).trim().to(engine.device)
+        shown = part if self.shown is None else self.shown.index(rows).trim().to(engine.device)
+        return part, engine.live(part, self.terms, temperature, shown)
+
     def backward(self, engine: Any, rows: Tensor, temperature: float) -> None:
         """Forward and backward of some rows."""
-        part = self.rollouts.index(rows).trim().to(engine.device)
-        live = engine.live(part, self.terms, temperature)
+        part, live = self._live(engine, rows, temperature)
         total = torch.zeros((), device=engine.device)
         for i, term in enumerate(self.terms):
             mask = term.mask(part)
@@ -119,15 +161,17 @@ class Work:
             total = total + loss
             self._add(self.losses, f"loss/{term.name}", loss.detach())
             for name, x in term.watch(part, live).items():
-                self.owner[name] = i
+                if self.owner.setdefault(name, i) != i:
+                    continue
                 kept = torch.where(mask, x, torch.zeros_like(x))
                 self._add(self.watched, name, kept.amax() if name.endswith(MAXIMUM) else kept.sum())
         total.backward()
 
     def idle(self, engine: Any, rows: Tensor, temperature: float) -> None:
         """The same forward and backward with a loss of 0, to keep step with other processes."""
-        live = engine.live(self.rollouts.index(rows).trim().to(engine.device), self.terms, temperature)
-        sum(x.sum() * 0.0 for x in (live.logp, live.value) if x.requires_grad).backward()
+        live = self._live(engine, rows, temperature)[1]
+        given = [x for x in (live.logp, live.value, live.divergence) if x is not None and x.requires_grad]
+        sum(x.sum() * 0.0 for x in given).backward()  # type: ignore[union-attr]
 
     def sums(self) -> dict[str, Any]:
         """This process's running sums as JSON values."""

@@ -106,17 +106,24 @@ def test_an_advantage_a_row_is_refused(name: str) -> None:
 
 
 METHODS = {
+    "objective.credit.cepo.evidence": "advantage logp_pos logp_other mask lam eps_w",
     "objective.advantage.adora.adora_weights": "correct length group truncated criterion mode tau weight preset "
     "no_valid_failure normalize",
     "objective.select.d3s.max_variance": "advantage n group scope balance noise",
     "objective.select.d3s.top_tokens": "score mask fraction noise",
     "objective.select.filtration.rank_weights": "reward group strategy threshold noise zero_variance",
+    "objective.select.tokens.scores": "entropy divergence divergence_forward rule entropy_clip_quantile",
+    "objective.select.tokens.select": "score mask keep mode scope noise",
+    "objective.select.tokens.quadrants": "entropy divergence",
     "reward.reliability.r_squared": "reward score bins",
     "reward.reliability.null_r_squared": "rho2 strategy n reward group",
 }
 DEFAULTS = {
+    "evidence": {"lam": 0.5, "eps_w": 0.5},
     "adora_weights": {"criterion": "both", "mode": "amplify", "tau": 0.5, "no_valid_failure": "advantage"},
     "max_variance": {"scope": "batch", "balance": False, "noise": None},
+    "scores": {"divergence_forward": None, "rule": "soft_or", "entropy_clip_quantile": 0.98},
+    "select": {"mode": "top", "scope": "batch", "noise": None},
     "rank_weights": {"threshold": None, "noise": None, "zero_variance": "drop"},
 }
 

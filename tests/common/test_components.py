@@ -19,7 +19,9 @@ from steersman.objective import components_d3s as d3s
 from steersman.objective import components_policy as policy
 from steersman.objective import components_reward as reward
 from steersman.objective.components_adora import ADORA
+from steersman.objective.components_credit import ContrastiveCredit
 from steersman.objective.components_filtration import PFPPO
+from steersman.objective.components_tip import SelectTokens
 from steersman.objective.select import rows as select_rows
 from steersman.objective.select.groups import DynamicSampling
 from steersman.objective.select.tokens import TopEntropy
@@ -104,7 +106,7 @@ def weighed(stage: Stage, logp: torch.Tensor, old: torch.Tensor) -> torch.Tensor
         torch.zeros(n, dtype=torch.int64),
         stop=torch.where(old[:, 0] > -1, STOP_LENGTH, STOP_EOS),
         logp_behaviour=logp.detach(),
-        streams={"logp_old": old, "advantage": old + 1.1, "entropy": -old},
+        streams={"logp_old": old, "advantage": old + 1.1, "entropy": -old, "divergence": old.square()},
     )
     return stage(rows)[0].streams["token_weight"] * logp
 
@@ -127,12 +129,25 @@ def reweighted(stage: ADORA, row: torch.Tensor, group: torch.Tensor) -> torch.Te
     return stage(rows)[0].streams["advantage_row"]
 
 
+def told(stage: Stage, pos: torch.Tensor, other: torch.Tensor, row: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities weighed by the advantages of tokens after the evidence of two answers."""
+    streams = {"advantage_row": row, "logp_teacher": pos, "logp_teacher_wrong": other}
+    return stage(batch(row, group, **streams))[0].streams["advantage"] * pos
+
+
 def credited(stage: advantage.UniformCredit, row: torch.Tensor) -> torch.Tensor:
     rows = batch(torch.zeros(len(row)), torch.zeros(len(row), dtype=torch.int64), advantage_row=row)
     return stage(rows)[0].streams["advantage"].mean(1)
 
 
 CASES = {
+    "contrastive_credit": Case(
+        ContrastiveCredit(negative="none", eps_w=0.9),
+        (LOGP, OLD, H, GROUP),
+        (torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), torch.tensor([2, 2])),
+        {"lam": 1.1},
+        told,
+    ),
     "dpo": pair_loss(objective.DPO(), {"beta": 0.0}),
     "cdpo": pair_loss(objective.CDPO(flip_rate=0.3), {"flip_rate": 0.5}),
     "rdpo": pair_loss(objective.RDPO(flip_rate=0.49), {"flip_rate": -0.1}),
@@ -189,6 +204,13 @@ CASES = {
     "overlong_filter": weighing(select_rows.OverlongFilter(), {"exclude_from_group": "perhaps"}),
     "off_policy_mask": weighing(select_rows.OffPolicyMask(delta=0.1), {"delta": -0.1}),
     "top_entropy": weighing(TopEntropy(keep=0.4), {"keep": 0.0}),
+    "select_tokens": Case(
+        SelectTokens(keep=0.4),
+        (LOGP, OLD + 0.01 * torch.arange(18.0).view(6, 3)),  # equal scores go to the noise of a row's group
+        (torch.zeros(2, 3), torch.zeros(2, 3)),
+        {"mode": "best"},
+        weighed,
+    ),
     "d3s_tokens": weighing(d3s.D3STokens(start=0.5, end=0.5), {"score": "length"}),
     "d3s_rows": Case(
         d3s.D3SRows(start=0.6, denominator="full"),

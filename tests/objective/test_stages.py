@@ -39,7 +39,16 @@ def concrete(cls):
 def rollouts(n=8):
     """Two groups of four with right and wrong answers of two to five tokens, and every stream that stages read."""
     position = torch.arange(n * 6.0).view(n, 6)
-    names = ("logp_old", "logp_ref", "entropy", "value", "advantage")
+    names = (
+        "logp_old",
+        "logp_ref",
+        "entropy",
+        "value",
+        "advantage",
+        "divergence",
+        "logp_teacher",
+        "logp_teacher_wrong",
+    )
     streams = {name: (position + i).cos() - 2 for i, name in enumerate(names)}
     streams |= {"value_end": position[:, 0], "advantage_row": position[:, 0]}
     correct = torch.arange(n) % 2 == 0
@@ -51,6 +60,7 @@ def rollouts(n=8):
         stop=torch.arange(n) % 2,
         reward=correct.float(),
         correct=correct,
+        answer=tuple("AB"[int(c)] for c in correct),
         logp_behaviour=streams["logp_old"] - 0.1,
         streams=streams,
     )
@@ -87,7 +97,7 @@ def test_a_step_without_rows(cls):
 def test_stages_give_what_they_say_and_no_more(cls):
     """Every stage writes the streams it gives, reads only those it needs, and leaves its input as it was."""
     stage, batch = cls(), rollouts()
-    few = {k: batch.streams[k] for k in stage.needs}
+    few = {k: batch.streams[k] for k in (*stage.needs, *(p.stream for p in stage.passes()))}
     given = Rollouts.of(
         batch.ids,
         batch.length,

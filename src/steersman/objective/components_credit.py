@@ -154,7 +154,7 @@ class ContrastiveCredit(Stage):
             return rollouts.with_streams(advantage=a), {"lam": lam}
         signal = (a != 0).any(1)
         right, other = (rollouts.streams[k].detach() for k in (RIGHT, OTHER))
-        lost = signal & (torch.isnan(right) | torch.isnan(other)).any(1)
+        lost = signal & (torch.isnan(right) | torch.isnan(other) | ~mask).all(1)
         used = mask & (signal & ~lost)[:, None]
         if self.shuffle:
             other = right - _shuffled(right - other, used, token_noise(rollouts, at, "contrastive_credit/shuffle"))
@@ -162,7 +162,7 @@ class ContrastiveCredit(Stage):
         out = torch.where(used, found.advantage, a)
         told = {"lam": lam, "rows": float((signal & ~lost).sum()), "lost_rows": float(lost.sum())}
         if self.negative != "none":
-            none = torch.tensor([x is None for x in rejected(rollouts, self.negative, at)], device=signal.device)
+            none = torch.tensor([x is None for x in rejected(rollouts, self.negative, at)]).to(signal)
             told["no_negative_rows"] = float((signal & none).sum())
         return rollouts.with_streams(advantage=out), told | _metrics(a, out, found, used)
 

@@ -9,22 +9,24 @@ from pydantic import Field
 
 from steersman.objective.components_adora import ADORA
 from steersman.objective.components_advantage import AdvantageComponent, UniformCredit
+from steersman.objective.components_credit import ContrastiveCredit
 from steersman.objective.components_d3s import PODS, D3SRows, D3STokens
 from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import ImportanceCorrection
 from steersman.objective.components_reward import RewardStage
+from steersman.objective.components_tip import SelectTokens
 from steersman.objective.select.groups import DynamicSampling
 from steersman.objective.select.rows import OffPolicyMask, OverlongFilter
 from steersman.objective.select.tokens import TopEntropy
 
 SelectStage = Annotated[
-    DynamicSampling | OverlongFilter | OffPolicyMask | TopEntropy | PODS | PFPPO | D3SRows | D3STokens,
+    DynamicSampling | OverlongFilter | OffPolicyMask | TopEntropy | SelectTokens | PODS | PFPPO | D3SRows | D3STokens,
     Field(discriminator="kind"),
 ]
 """Every stage that selects groups, rows or tokens."""
 
 AnyStage = Annotated[
-    RewardStage | SelectStage | AdvantageComponent | UniformCredit | ADORA | ImportanceCorrection,
+    RewardStage | SelectStage | AdvantageComponent | UniformCredit | ContrastiveCredit | ADORA | ImportanceCorrection,
     Field(discriminator="kind"),
 ]
 """Every stage of ours."""

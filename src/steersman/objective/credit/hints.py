@@ -29,7 +29,6 @@ class Hint(Component):
     the user is rendered anew; of a plain prompt the whole text.
     """
 
-    kind: Literal["hint"] = "hint"
     place: Literal["after_prompt", "in_user_turn"] = Field("after_prompt", description="where the answer stands")
     text: str | None = Field(None, description="with {answer}, and {prompt} in a turn; absent = the place's own words")
 

@@ -1,0 +1,172 @@
+"""TIP as a stage: what is kept, of which tokens, in any order and padding; controls, anchor, metrics, refusals."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from steersman.core.component import Moment, check_pipeline
+from steersman.core.errors import UserError
+from steersman.core.types import Rollouts
+from steersman.objective.components_tip import NEEDS, SelectTokens
+from steersman.objective.divergence import divergence, entropy
+from steersman.objective.select.noise import token_noise
+from steersman.objective.select.tokens import RULES, in_loss, scores, select, weigh
+
+ROUNDING = 1e-6  # float32
+GRADIENT = 1e-10  # float64
+N, L, V = 12, 9, 7
+AT = Moment(seed=3, step=4, total=11)
+ALL_STREAMS = ("entropy", "divergence", "divergence_forward")
+
+
+def rollouts(n=N, seed=0):
+    """Groups of three behind prompts of two tokens, tool tokens in the middle, one row not graded."""
+    generator = torch.Generator().manual_seed(seed)
+    length = torch.randint(4, L + 1, (n,), generator=generator)
+    forced = torch.zeros(n, L, dtype=torch.bool)
+    forced[:, 3] = torch.arange(n) % 2 == 0
+    valid = torch.ones(n, dtype=torch.bool)
+    valid[5] = False
+    ids = torch.randint(0, V, (n, L), generator=generator)
+    streams = {name: torch.rand(n, L, generator=generator).square() * 3 for name in ALL_STREAMS}
+    known = {"group": torch.arange(n) // 3, "valid": valid, "streams": streams, "forced": forced}
+    return Rollouts.of(ids, length, torch.full((n,), 2), **known)
+
+
+@pytest.mark.parametrize("scope", ["batch", "sequence"])
+@pytest.mark.parametrize("mode", ["top", "bottom"])
+@pytest.mark.parametrize("rule", ["soft_or", "entropy", "divergence", "q3"])
+def test_kept_are_the_tokens_of_the_rule(rule, mode, scope):
+    batch = rollouts()
+    mask = in_loss(batch)
+    assert not (mask & (batch.forced | ~batch.valid[:, None])).any()
+    out, told = SelectTokens(rule=rule, keep=0.3, mode=mode, scope=scope)(batch, AT)
+    score = scores(*(batch.streams[n] for n in ALL_STREAMS), rule, mask=mask, scope=scope)
+    wanted = select(score, mask, 0.3, mode, scope, token_noise(batch, AT, "tip/tokens"))  # the largest of both axes tie
+    assert torch.equal(out.streams["token_weight"], wanted.float())
+    assert told["score_kept"] == pytest.approx(float(score[wanted].sum()), rel=ROUNDING)
+    assert (told["tokens_in"], told["tokens_out"]) == (int(mask.sum()), int(wanted.sum()))
+    assert told["divergence_kept"] == pytest.approx(float(batch.streams["divergence"][wanted].mean()), rel=ROUNDING)
+    assert told["divergence_left"] == pytest.approx(
+        float(batch.streams["divergence"][mask & ~wanted].mean()), rel=ROUNDING
+    )
+    assert told["constant_axes"] == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mode", ["top", "bottom", "sample"])
+@pytest.mark.parametrize("scope", ["batch", "sequence"])
+def test_order_of_rows_and_padding_do_not_matter(rule, mode, scope):
+    stage, batch = SelectTokens(rule=rule, keep=0.4, mode=mode, scope=scope, anchor=0.1), rollouts()
+    kept = stage(batch, AT)[0].streams["token_weight"]
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(stage(batch.index(order), AT)[0].streams["token_weight"], kept[order])
+    assert torch.equal(stage(batch.widen(L + 5), AT)[0].streams["token_weight"][:, :L], kept)
+    if mode == "sample" or rule == "random":
+        later = Moment(seed=3, step=5, total=11)
+        assert not torch.equal(stage(batch, later)[0].streams["token_weight"], kept)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_everything_at_one_to_the_bit(rule):
+    """Whatever the rule, keep = 1 reads nothing and leaves weights and mask as they were."""
+    stage, batch = SelectTokens(rule=rule, keep=1.0), weigh(rollouts(), torch.rand(N, L))
+    out, _ = stage(batch, AT)
+    assert stage.needs == ()
+    assert torch.equal(in_loss(out), in_loss(batch))
+    mask = in_loss(batch)
+    assert torch.equal(out.streams["token_weight"][mask], batch.streams["token_weight"][mask])
+
+
+def test_the_share_is_of_the_tokens_still_in_the_loss():
+    first, _ = SelectTokens(rule="entropy", keep=0.5)(rollouts(), AT)
+    out, told = SelectTokens(rule="divergence", keep=0.5)(first, AT)
+    assert told["tokens_in"] == int(in_loss(first).sum())
+    assert not (in_loss(out) & ~in_loss(first)).any()
+
+
+def test_an_anchor_adds_tokens_of_the_rest():
+    batch = rollouts()
+    plain, anchored = (SelectTokens(keep=0.2, anchor=a)(batch, AT)[0] for a in (0.0, 0.25))
+    extra = in_loss(anchored) & ~in_loss(plain)
+    assert not (in_loss(plain) & ~in_loss(anchored)).any()
+    assert int(extra.sum()) == int((in_loss(batch) & ~in_loss(plain)).sum()) // 4
+    other = SelectTokens(keep=0.2, anchor=0.25)(batch, Moment(seed=3, step=9, total=11))[0]
+    assert not torch.equal(in_loss(other), in_loss(anchored))
+
+
+def test_equal_contexts_of_different_micro_batches():
+    """First tokens of a prompt's samples have one context; rounding must not choose between them."""
+    batch = rollouts()
+    first = torch.zeros(N, L, dtype=torch.bool)
+    first[:, 2] = True
+    even = {n: torch.where(first, 2.0, 0.1 * x) for n, x in batch.streams.items()}
+    sets = []
+    for seed in range(4):
+        shake = 3e-7 * (torch.rand(N, L, generator=torch.Generator().manual_seed(seed)) - 0.5)
+        moved = batch.with_streams(**{n: x + shake for n, x in even.items()})
+        sets.append(SelectTokens(keep=0.1)(moved, AT)[0].streams["token_weight"])
+    assert all(torch.equal(s, sets[0]) for s in sets)
+
+
+def test_nothing_to_keep_and_nothing_to_tell():
+    stage = SelectTokens()
+    for empty in (rollouts().index(slice(0, 0)), rollouts().index(torch.tensor([5]))):
+        out, told = stage(empty, AT)
+        assert not out.streams["token_weight"].any()
+        assert (told["tokens_in"], told["tokens_out"]) == (0, 0)
+    flat = rollouts().with_streams(entropy=torch.ones(N, L), divergence=torch.zeros(N, L))
+    out, told = stage(flat, AT)
+    assert told["constant_axes"] == 2
+    assert int(in_loss(out).sum()) == int(in_loss(flat).sum()) // 2
+
+
+def test_the_loss_on_kept_tokens_has_the_gradient_of_those_rows_rescaled():
+    """L_TIP = mean over kept: its gradient is the full loss's with the other rows zeroed, times m / k."""
+    generator = torch.Generator().manual_seed(2)
+    z, q = (torch.randn(N, L, V, generator=generator, dtype=torch.float64) for _ in range(2))
+    batch = rollouts()
+    streams = {"entropy": entropy(z), "divergence": divergence(z, q)}
+    batch = batch.with_streams(**{k: x.float() for k, x in streams.items()})
+    kept, mask = in_loss(SelectTokens(keep=0.3)(batch, AT)[0]), in_loss(batch)
+
+    def gradient(of):
+        leaf = z.clone().requires_grad_()
+        divergence(leaf, q)[of].mean().backward()
+        return leaf.grad
+
+    scale = int(mask.sum()) / int(kept.sum())
+    wanted = torch.where(kept[..., None], gradient(mask) * scale, 0.0)
+    assert torch.allclose(gradient(kept), wanted, atol=GRADIENT)
+
+
+def test_needs_follow_the_rule():
+    for rule, names in NEEDS.items():
+        stage = SelectTokens(rule=rule)
+        assert stage.needs == names
+        check_pipeline([stage], names)
+    with pytest.raises(UserError, match="SelectTokens needs 'divergence'"):
+        check_pipeline([SelectTokens()], ["entropy"])
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"keep": 0.0}, "keep"),
+        ({"keep": 1.5}, "keep"),
+        ({"rule": "q1"}, "rule"),
+        ({"mode": "best"}, "mode"),
+        ({"scope": "microbatch"}, "cut to fit into memory"),
+        ({"anchor": 1.0}, "anchor"),
+        ({"entropy_clip_quantile": 0.0}, "entropy_clip_quantile"),
+    ],
+)
+def test_bad_settings(values, match):
+    with pytest.raises(ValidationError, match=match):
+        SelectTokens(**values)
+
+
+def test_numbers_that_are_none_stay_visible():
+    batch = rollouts().with_streams(divergence=torch.full((N, L), torch.nan))
+    with pytest.raises(UserError, match="divergence is nan at token 2 of row 0"):
+        SelectTokens()(batch, AT)

@@ -7,7 +7,7 @@ Leaves out: which tokens, and what is learnt from it (`train`).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -104,8 +104,7 @@ class _Stream:
         return log_p.gather(1, targets[:, None])[:, 0], torch.special.entr(log_p.detach().exp()).sum(-1)
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(NamedTuple):
     """What `compare` found, each ``[N, L]`` float32 nats, 0 elsewhere.
 
     Args:
@@ -129,6 +128,7 @@ def compare(
     temperature: float = 1.0,
     reads: Bool[Tensor, "N L"] | None = None,
     chunk_bytes: int | None = None,
+    shared: int | None = None,
     who: str = "the teacher",
 ) -> Compared:
     """Divergences of a policy from another side at chosen tokens, in one pass of its trunk.
@@ -142,6 +142,7 @@ def compare(
         temperature: > 0; divides the policy's logits (the other side has its own).
         reads: further tokens whose log-probability is wanted with gradients; None = none.
         chunk_bytes: see `head_divergence.token_divergence`.
+        shared: see `head_divergence.token_divergence`.
         who: name of the other side in messages.
 
     Returns:
@@ -154,9 +155,12 @@ def compare(
     rows, columns = predicted(chosen, rollouts.length)
     stream = _Stream(model, rollouts, temperature)
     policy = stream.at(rows, columns)
-    values, logp, entropy = token_divergence(policy, other, rollouts.ids[rows, columns], forms, chunk_bytes)
+    values, logp, entropy = token_divergence(policy, other, rollouts.ids[rows, columns], forms, chunk_bytes, shared)
     for form, x in zip(forms, values, strict=True):
-        _check(x, policy, other, form, rows, columns - rollouts.prompt_length[rows], who)
+        if not bool(torch.isfinite(x.detach()).all()):
+            i = int((~torch.isfinite(x.detach())).nonzero()[0, 0])
+            place = f"prompt {int(rollouts.group[rows[i]])}, token {int(columns[i] - rollouts.prompt_length[rows[i]])}"
+            _blame(policy, other, slice(i, i + 1), form, shared, who, f"{place} of a response")
     flat = rows * rollouts.ids.shape[1] + columns
     blank = torch.zeros(rollouts.ids.numel(), dtype=torch.float32, device=rollouts.ids.device)
 
@@ -173,21 +177,19 @@ def compare(
     return Compared(tuple(aligned(x).view(shape) for x in values), found_logp.view(shape), found_entropy.view(shape))
 
 
-def _check(x: Tensor, policy: Head, other: Side, form: Form, rows: Tensor, tokens: Tensor, who: str) -> None:
-    """Refuse a divergence that is no number, and say whose fault it is."""
-    bad = ~torch.isfinite(x.detach())
-    if not bool(bad.any()):
-        return
-    i = int(bad.nonzero()[0, 0])
-    here = slice(i, i + 1)
-    where = f"row {int(rows[i])}, token {int(tokens[i])} of the response"
+def _blame(policy: Head, other: Side, here: slice, form: Form, shared: int | None, who: str, where: str) -> None:
+    """Say whose fault it is that a divergence is no number.
+
+    Raises:
+        UserError: always.
+    """
     with torch.no_grad():
-        z, y = policy.logits(here), other.logits(here)
+        z, y = policy.logits(here)[:, :shared], other.logits(here)[:, :shared]
     for name, logits in (("the policy", z), (who, y)):
         if not bool(torch.isfinite(logits.amax())):
             raise UserError(f"{name} gives logits that are {float(logits.amax())}", where=where)
-    first, second = (who, "the policy") if form.kind == "forward_kl" else ("the policy", who)
-    token = int(((z if form.kind == "forward_kl" else y) == -torch.inf).nonzero()[0, 1])
+    first, second, logits = (who, "the policy", z) if form.kind == "forward_kl" else ("the policy", who, y)
+    token = int((logits == -torch.inf).nonzero()[0, 1])
     what = f"{second} gives token {token} no chance at all and {first} some, so that {form.kind} is infinite"
     cure = 'Use jsd, or impossible = "leave_out", which takes such tokens out of both.'
     raise UserError(what, where=where, cure=cure)

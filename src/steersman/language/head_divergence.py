@@ -94,7 +94,12 @@ class Head:
 
 
 def token_divergence(
-    policy: Head, other: Side, targets: Int[Tensor, " T"], forms: tuple[Form, ...], chunk_bytes: int | None = None
+    policy: Head,
+    other: Side,
+    targets: Int[Tensor, " T"],
+    forms: tuple[Form, ...],
+    chunk_bytes: int | None = None,
+    shared: int | None = None,
 ) -> tuple[tuple[Float[Tensor, " T"], ...], Float[Tensor, " T"], Float[Tensor, " T"]]:
     """Divergences of the policy from another distribution at each token, with log-probability and entropy beside them.
 
@@ -105,6 +110,8 @@ def token_divergence(
         forms: which divergences, see `objective.divergence.divergence`.
         chunk_bytes: logits of one model that exist at a time; None = 16 MiB on a CPU, 256 MiB elsewhere. Changes
             rounding only.
+        shared: divergences are those of the first so many token ids, renormalised, for models with one tokenizer and
+            spare rows of different number; None = all ids, of which both have equally many.
 
     Returns:
         ``(divergences, logp, entropy)``, each ``[T]`` float32 (float64 for float64 hidden states), nats; logp (of the
@@ -116,7 +123,7 @@ def token_divergence(
     Edge cases: T = 0 gives empty tensors. NaN logits, or tokens impossible to one model alone, give NaN or infinite
     values, which the caller must look for (`compare` does); here that would mean waiting for an accelerator.
     """
-    if policy.vocabulary != other.vocabulary:
+    if shared is None and policy.vocabulary != other.vocabulary:
         what = f"the policy's vocabulary has {policy.vocabulary} tokens, that of the other {other.vocabulary}"
         raise UserError(what, where="divergence", cure="Both must use the same tokenizer.")
     for form in forms:
@@ -124,13 +131,13 @@ def token_divergence(
     if chunk_bytes is None:
         chunk_bytes = CPU_CHUNK_BYTES if policy.hidden.device.type == "cpu" else GPU_CHUNK_BYTES
     rows = max(1, chunk_bytes // (policy.dtype.itemsize * policy.vocabulary))
-    out = _TokenDivergence.apply(policy.hidden, policy.weight, policy.bias, policy, other, targets, forms, rows)
+    out = _TokenDivergence.apply(policy.hidden, policy.weight, policy.bias, policy, other, targets, forms, rows, shared)
     return tuple(out[:-2]), out[-2], out[-1]
 
 
-def _values(z: Tensor, y: Tensor, forms: tuple[Form, ...]) -> list[Tensor]:
+def _values(z: Tensor, y: Tensor, forms: tuple[Form, ...], shared: int | None) -> list[Tensor]:
     """Divergences of a chunk from the logits of both."""
-    found = []
+    z, y, found = z[:, :shared], y[:, :shared], []
     for form in forms:
         p = z.masked_fill(y == -torch.inf, -torch.inf) if form.impossible == "leave_out" else z
         found.append(divergence_unchecked(p, y, form.kind, form.beta, form.top_k))
@@ -155,8 +162,10 @@ class _TokenDivergence(torch.autograd.Function):
         targets: Tensor,
         forms: tuple[Form, ...],
         rows: int,
+        shared: int | None,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(hidden, weight, bias)
+        ctx.shared = shared
         ctx.shape, ctx.other, ctx.forms, ctx.rows = (
             (policy.scale, policy.softcap, policy.temperature),
             other,
@@ -167,7 +176,7 @@ class _TokenDivergence(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for here in _chunks(len(hidden), rows):
                 z = policy.logits(here)
-                for whole, part in zip(values, _values(z, other.logits(here), forms), strict=False):
+                for whole, part in zip(values, _values(z, other.logits(here), forms, shared), strict=False):
                     whole[here] = part
                 log_p = z.log_softmax(-1)
                 values[-2][here] = log_p.gather(1, targets[here, None])[:, 0]
@@ -187,10 +196,10 @@ class _TokenDivergence(torch.autograd.Function):
             for here in _chunks(len(hidden), ctx.rows):
                 with torch.enable_grad():
                     raw = policy.raw(here).detach().requires_grad_()
-                    found = _values(policy.shaped(raw), ctx.other.logits(here), ctx.forms)
+                    found = _values(policy.shaped(raw), ctx.other.logits(here), ctx.forms, ctx.shared)
                 (pull,) = torch.autograd.grad(found, raw, [g[here] for g in grads[:-2]])
                 sums.add(here, pull)
-        return *sums.result(), None, None, None, None, None
+        return *sums.result(), *(None,) * 6
 
 
 class _Sums:

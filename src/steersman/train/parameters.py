@@ -23,7 +23,15 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         CorruptFile: a name or a shape that the model does not have; the model is left as it was.
     """
-    own = trainable_state(model)
+    copy_into(trainable_state(model), state)
+
+
+def copy_into(own: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Copy saved tensors into those of the same names, in place; all of them or, with an error, none.
+
+    Raises:
+        CorruptFile: names or shapes that differ.
+    """
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
         raise CorruptFile(f"checkpoint and model differ in {len(odd)} parameters, first {odd[0]!r}")

@@ -52,6 +52,9 @@ class Live:
 Watched = Mapping[str, Float[Tensor, "N L"]]
 
 
+REVERSE_KL = Form()
+
+
 @dataclass(frozen=True, slots=True)
 class Against:
     """The other side of a divergence: whose next-token distributions the policy's are compared with.
@@ -67,7 +70,7 @@ class Against:
 
     by: Literal["teacher", "reference", "policy"] = "teacher"
     before: Before | None = None
-    form: Form = Form()
+    form: Form = REVERSE_KL
     optional: bool = False
 
 

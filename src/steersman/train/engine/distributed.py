@@ -24,8 +24,9 @@ from steersman.task.world import Prompts
 from steersman.train.engine.local import LocalEngine, without_adapters
 from steersman.train.engine.processes import Processes, launched, start
 from steersman.train.engine.shards import blank_copy, filled, gathered, shard, shard_like, whole_state
-from steersman.train.engine.work import Drawing, Job, Model, Quantity, Work, gather
+from steersman.train.engine.work import Drawing, Job, Model, Quantity, Work, gather, longest
 from steersman.train.optimise import Optimiser
+from steersman.train.terms import Term, against_of
 
 __all__ = ["DistributedEngine", "Processes", "engine_for", "launched", "start"]
 
@@ -37,8 +38,8 @@ class DistributedEngine(LocalEngine):
 
     Args:
         processes: what `start` gave.
-        policy, optimiser, reference, critic, critic_optimiser, micro_tokens: as for `LocalEngine`. Every process gives
-            the same whole models; they are sharded in place, and the optimisers are made anew for the shards.
+        policy, optimiser, reference, critic, critic_optimiser, options: as for `LocalEngine`. Every process gives the
+            same whole models; they are sharded in place, and the optimisers are made anew for the shards.
 
     Raises:
         UserError: a model that cannot be sharded, or an optimiser that has made steps already.
@@ -53,10 +54,10 @@ class DistributedEngine(LocalEngine):
         reference: nn.Module | None = None,
         critic: nn.Module | None = None,
         critic_optimiser: Optimiser | None = None,
-        micro_tokens: int = 4096,
+        **options: Any,
     ) -> None:
         known = {"reference": reference, "critic": critic, "critic_optimiser": critic_optimiser}
-        super().__init__(policy, optimiser, **known, micro_tokens=micro_tokens)  # type: ignore[arg-type]
+        super().__init__(policy, optimiser, **known, **options)  # type: ignore[arg-type]
         self.processes, self.main = processes, processes.rank == 0
         self.blanks = {name: blank_copy(model) for name, model in self._models().items()}
         names = {k: _names(self.models[k], o) for k, o in self.optimisers.items()}
@@ -115,9 +116,25 @@ class DistributedEngine(LocalEngine):
         self, rollouts: Rollouts, by: Model, quantities: Sequence[Quantity], temperature: float
     ) -> dict[Any, Tensor]:
         """A forward of every row, one call of the trunk for each quantity."""
-        own, idle = self._plan(rollouts, [by])
+        score = partial(self._score, by=by, quantities=quantities, temperature=temperature)
+        plan = self._plan(rollouts, [by])
+        return self._together(rollouts, plan, lambda rows: score(rollouts.index(rows).trim()))
+
+    def compare(
+        self, rollouts: Rollouts, shown: Rollouts, by: Model, asked: Sequence[Any], temperature: float = 1.0
+    ) -> dict[Any, Tensor]:
+        """See `LocalEngine.compare`."""
+        here = [x for r in (rollouts, shown) for x in (r.ids, r.length, r.action)]
+        self.processes.agree("rows to be compared", *here)
+        plan = self._plan(rollouts, ["policy", by], shown)
+        return self._together(rollouts, plan, partial(self._compared, rollouts, shown, by, asked, temperature))
+
+    def _together(
+        self, rollouts: Rollouts, plan: tuple[list[Tensor], list[Tensor]], score: Callable[[Tensor], dict[Any, Tensor]]
+    ) -> dict[Any, Tensor]:
+        """What every process found of its own rows."""
+        own, idle = plan
         with torch.no_grad():
-            score = partial(self._score, by=by, quantities=quantities, temperature=temperature)
             found = gather(rollouts, [*own, *idle], score)
         mine = torch.zeros(len(rollouts), dtype=torch.bool, device=rollouts.ids.device)
         for rows in own:
@@ -128,15 +145,12 @@ class DistributedEngine(LocalEngine):
         self._reshard()
         return found
 
-    def accumulate(
-        self, jobs: Sequence[Job], trains: frozenset[str], temperature: float = 1.0
-    ) -> dict[str, Tensor | float]:
-        """See `LocalEngine.accumulate`."""
+    def _accumulated(self, jobs: Sequence[Job], trains: frozenset[str], temperature: float) -> dict[str, Any]:
         told: dict[str, Tensor | float] = {"tokens_trained": 0.0}
         for job in jobs:
-            self.processes.agree("rows to learn from", *_learnt_from(job.rollouts))
+            self.processes.agree("rows to learn from", *_learnt_from(job))
             work = Work.of(job, trains)
-            own, idle = self._plan(work.rollouts, {t.model for t in work.terms})
+            own, idle = self._plan(work.rollouts, _needed(work.terms), work.shown)
             for rows in own:
                 work.backward(self, rows, temperature)
             for rows in idle:
@@ -145,18 +159,29 @@ class DistributedEngine(LocalEngine):
             told |= work.metrics() | {"tokens_trained": told["tokens_trained"] + work.tokens}
         return told
 
-    def _plan(self, rollouts: Rollouts, models: Iterable[str]) -> tuple[list[Tensor], list[Tensor]]:
+    def apply(self, step: int, trains: frozenset[str]) -> dict[str, Tensor | float]:
+        """See `LocalEngine.apply`."""
+        told = super().apply(step, trains)
+        self._reshard()
+        return told
+
+    def _plan(
+        self, rollouts: Rollouts, models: Iterable[str], shown: Rollouts | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """This process's micro-batches, and those that it runs without effect because others have more.
 
-        A micro-batch is one call of the trunk: where the trunk runs padded, it holds rows of similar length.
+        A micro-batch is one call of the trunk: where the trunk runs padded, it holds rows of similar length; and where
+        they are `shown` behind other prompts too, which makes them another length, a single row.
         """
-        lengths = rollouts.length.cpu()
-        longest = int(lengths.max()) if len(lengths) else 0
-        padded = any(self._runs_padded(name, longest) for name in models)
+        lengths = longest(rollouts, shown).cpu()
+        most = int(lengths.max()) if len(lengths) else 0
+        padded = any(self._runs_padded(name, most) for name in models)
         plans: list[list[Tensor]] = []
         for rows in _deal(rollouts, self.processes.size):
             batches = [rows[b] for b in micro_batches(lengths[rows], self.micro_tokens)]
-            plans.append([part for b in batches for part in _blocks(b, lengths)] if padded else batches)
+            if padded:
+                batches = [part for b in batches for part in (_blocks(b, lengths) if shown is None else b.split(1))]
+            plans.append(batches)
         own = plans[self.processes.rank]
         missing = max(len(p) for p in plans) - len(own)
         return own, [lengths.argmin()[None]] * missing if missing else []
@@ -194,7 +219,9 @@ class DistributedEngine(LocalEngine):
                 for i, of in state["optimisers"][name]["state"].items()
             }
             optimisers[name] = {**state["optimisers"][name], "state": moments}
-        super().load_state_dict({"models": models, "optimisers": optimisers})
+        own = self._followed()
+        teacher = {k: shard_like(x, own[k]) if k in own else x for k, x in state.get("teacher", {}).items()}
+        super().load_state_dict({"models": models, "optimisers": optimisers, "teacher": teacher})
 
 
 def engine_for(processes: Processes | None, policy: nn.Module, optimiser: Optimiser, **options: Any) -> LocalEngine:
@@ -212,9 +239,17 @@ def _names(model: nn.Module, optimiser: Optimiser) -> list[str]:
     return [names[id(p)] for p in optimiser.parameters]
 
 
-def _learnt_from(rollouts: Rollouts) -> list[Tensor]:
+def _learnt_from(job: Job) -> list[Tensor]:
+    rollouts = job.rollouts
     streams = [rollouts.streams[k] for k in sorted(rollouts.streams)]
-    return [rollouts.ids, rollouts.length, rollouts.action, rollouts.weight, *streams]
+    shown = [] if job.shown is None else [job.shown.ids, job.shown.length]
+    return [rollouts.ids, rollouts.length, rollouts.action, rollouts.weight, *streams, *shown]
+
+
+def _needed(terms: Sequence[Term]) -> set[str]:
+    """Models whose forward a step needs."""
+    against = against_of(terms)
+    return {t.model for t in terms} | (set() if against is None else {against.by})
 
 
 def _deal(rollouts: Rollouts, size: int) -> list[Tensor]:

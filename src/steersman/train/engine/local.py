@@ -3,7 +3,8 @@
 A micro-batch holds rows of similar length up to a token budget. Leaves out: what is collected and when (`rl`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from steersman.core.component import Moment
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
+from steersman.language.compare import Teacher
 from steersman.language.decode import generate
 from steersman.language.load import context_length
 from steersman.language.pack import micro_batches
@@ -23,6 +25,7 @@ from steersman.task.world import Prompts
 from steersman.train.critic import end_values, token_values
 from steersman.train.engine.compared import live_against, scored_against
 from steersman.train.engine.scored import scored
+from steersman.train.engine.teacher import check_follows, check_vocabulary, follow
 from steersman.train.engine.work import (
     MOST_SAMPLES,
     Averaged,
@@ -37,7 +40,7 @@ from steersman.train.engine.work import (
     longest,
 )
 from steersman.train.optimise import Optimiser
-from steersman.train.parameters import load_trainable_state, trainable_state
+from steersman.train.parameters import copy_into, load_trainable_state, trainable_state
 from steersman.train.terms import Live, Term, against_of, union
 
 T = TypeVar("T")
@@ -53,6 +56,11 @@ class LocalEngine:
         critic: a model with one output a token, and its own optimiser.
         critic_optimiser: moves the critic's parameters.
         micro_tokens: tokens of one forward; changes nothing beyond rounding.
+        teacher: a frozen model, or an analytic policy (`language.compare.Teacher`).
+        teacher_rate: 0 = the teacher stays as it is; above, it is a copy of the policy that follows it, by this share
+            of the distance after each step: teacher += rate (policy - teacher).
+        shared_vocabulary: ids that policy and teacher have in common, where they have spare rows of different number;
+            None = all ids, of which they have equally many.
     """
 
     main = True
@@ -67,12 +75,21 @@ class LocalEngine:
         critic: nn.Module | None = None,
         critic_optimiser: Optimiser | None = None,
         micro_tokens: int = 4096,
+        teacher: nn.Module | Teacher | None = None,
+        teacher_rate: float = 0.0,
+        shared_vocabulary: int | None = None,
     ) -> None:
         self.policy, self.critic = policy, critic
-        given: dict[str, nn.Module | None] = {"policy": policy, "reference": reference, "critic": critic}
+        given: dict[str, Any] = {"policy": policy, "reference": reference, "critic": critic}
+        self.known = None if isinstance(teacher, nn.Module) else teacher
+        given["teacher"] = teacher if isinstance(teacher, nn.Module) else None
         self.models: dict[str, Any] = {name: model for name, model in given.items() if model is not None}
         self.optimisers = {"policy": optimiser} | ({"critic": critic_optimiser} if critic_optimiser else {})
-        self.micro_tokens = micro_tokens
+        self.micro_tokens, self.shared_vocabulary, self.teacher_rate = micro_tokens, shared_vocabulary, teacher_rate
+        if teacher is not None:
+            check_vocabulary(policy, teacher, shared_vocabulary)
+        if teacher_rate:
+            check_follows(policy, self.models.get("teacher"), teacher_rate)
 
     @property
     def device(self) -> torch.device:
@@ -194,7 +211,8 @@ class LocalEngine:
 
     def has(self, name: Model) -> bool:
         """Whether there is such a model; the reference may be the policy without its adapters."""
-        return name in self.models or (name == "reference" and hasattr(self.models["policy"], "disable_adapter"))
+        adapters = name == "reference" and hasattr(self.models["policy"], "disable_adapter")
+        return name in self.models or adapters or (name == "teacher" and self.known is not None)
 
     def through(self, by: Model, work: Callable[..., T], *given: Any, **options: Any) -> T:
         """``work(model, *given, **options)`` on the model of a name; every use of a model's weights goes through here.
@@ -221,6 +239,19 @@ class LocalEngine:
             ``loss/<term>`` and what the terms watch, averaged over the tokens of their masks (or maxima); and
             ``tokens_trained``, the tokens that count in a term of the policy or, if none is trained, of the critic.
         """
+        with self._all_or_nothing():
+            return self._accumulated(jobs, trains, temperature)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Where a step fails half-way, no gradient of it is left for the next one."""
+        try:
+            yield
+        except BaseException:
+            self.forget()
+            raise
+
+    def _accumulated(self, jobs: Sequence[Job], trains: frozenset[str], temperature: float) -> dict[str, Any]:
         told: dict[str, Tensor | float] = {"tokens_trained": 0.0}
         for job in jobs:
             work = Work.of(job, trains)
@@ -251,6 +282,8 @@ class LocalEngine:
             if name in trains:
                 moved = optimiser.apply(step)
                 told |= moved if name == "policy" else {f"{name}_{k}": v for k, v in moved.items()}
+        if self.teacher_rate and "policy" in trains:
+            follow(self._followed(), self.policy, self.teacher_rate)
         return told
 
     def forget(self) -> None:
@@ -259,7 +292,15 @@ class LocalEngine:
             optimiser.inner.zero_grad(set_to_none=True)
 
     def _models(self) -> dict[str, nn.Module]:
-        return {name: model for name, model in self.models.items() if name != "reference"}
+        """What is trained."""
+        return {name: self.models[name] for name in ("policy", "critic") if name in self.models}
+
+    def _followed(self) -> dict[str, Tensor]:
+        """The teacher's parameters that follow the policy's."""
+        if not self.teacher_rate:
+            return {}
+        own = dict(self.models["teacher"].named_parameters())
+        return {n: own[n] for n in trainable_state(self.policy)}
 
     def whole(self, name: Literal["policy", "critic"] = "policy") -> nn.Module:
         """A model to be saved, with all its weights; every process must ask, and only `main` gets them."""
@@ -271,6 +312,7 @@ class LocalEngine:
         return {
             "models": {k: trainable_state(m) for k, m in self._models().items()},
             "optimisers": {k: o.state_dict() for k, o in self.optimisers.items()},
+            **({"teacher": {n: p.detach() for n, p in self._followed().items()}} if self.teacher_rate else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -279,6 +321,7 @@ class LocalEngine:
             load_trainable_state(model, state["models"][name])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
+        copy_into(self._followed(), state.get("teacher", {}))
 
 
 def without_adapters(policy: Any) -> Any:

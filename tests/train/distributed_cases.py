@@ -208,7 +208,7 @@ def looped(engine: Any, folder: Path, steps: int = STEPS) -> Any:
     return run_steps(Looped(engine), lambda i: step(engine, i), steps, budget, run, habits)
 
 
-METHODS = ("ppo", "dapo")
+METHODS = ("ppo", "dapo", "tip", "self-distil")
 
 
 def rl_loop(name: str, make: Make, drawn: dict[str, Any]) -> dict[str, Any]:
@@ -219,6 +219,8 @@ def rl_loop(name: str, make: Make, drawn: dict[str, Any]) -> dict[str, Any]:
         "reference": first.models.get("reference"),
         "critic": first.critic,
         "critic_optimiser": first.optimisers.get("critic"),
+        "teacher": first.models.get("teacher"),
+        "teacher_rate": first.teacher_rate,
     }
     learner.engine = make(first.policy, first.optimisers["policy"], micro_tokens=64, **options)
     known = {tuple(map(int, k.split())): from_state(x) for k, x in drawn.items()}

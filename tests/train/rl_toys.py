@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from toy_stages import Memory
 
 from steersman.core import noise
+from steersman.core.component import Form
 from steersman.core.types import Rollouts, Scores
 from steersman.language.build import SmallModel, build_model
 from steersman.language.sampler import Sampling
@@ -16,6 +17,7 @@ from steersman.objective.components import Aggregation
 from steersman.objective.components_advantage import GAE, GRPO, RLOO, ReinforcePP, UniformCredit
 from steersman.objective.components_policy import GSPO, Clipped, ClippedValue, KLLoss
 from steersman.objective.components_reward import KLReward, Overlong
+from steersman.objective.components_tip import SelectTokens
 from steersman.objective.select.groups import DynamicSampling
 from steersman.reward.model import head_of
 from steersman.reward.verifiable import Graded
@@ -25,7 +27,8 @@ from steersman.train.engine.local import LocalEngine
 from steersman.train.engine.work import Drawing
 from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.rl import Phase, RLLearner, Settings
-from steersman.train.terms import kl_term, policy_term, value_term
+from steersman.train.terms import Against, kl_term, policy_term, value_term
+from steersman.train.terms_distill import distill_term
 
 VOCABULARY = 19
 TASK = ChainSum(k=(2, 4))
@@ -71,6 +74,12 @@ def drawing(temperature: float = 0.8, samples: int = 3) -> Drawing:
     return Drawing(samples, NEW, (EOS,), Sampling(temperature=temperature))
 
 
+def told_the_sum(rollouts: Rollouts, rows: Sequence[Any]) -> list[list[int] | None]:
+    """Each prompt with the sum of its digits behind it, between marks; nothing for every fifth row."""
+    asked = [ids[: n - 1] for ids, n in zip(rollouts.ids.tolist(), rollouts.prompt_length.tolist(), strict=True)]
+    return [None if sum(x) % 5 == 0 else [*x, 14, 16, sum(x) % 10, 14] for x in asked]
+
+
 CREDIT = [GRPO(), UniformCredit()]
 METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"stages": CREDIT, "loss": Clipped()},
@@ -92,6 +101,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "minibatches": 2,
         "epochs": 2,
     },
+    "distil": {"stages": [], "against": Against(form=Form("jsd", 0.3)), "teacher": 2, "minibatches": 2, "epochs": 2},
+    "tip": {"stages": [SelectTokens(keep=0.4)], "against": Against(), "teacher": 2, "epochs": 2},
+    "self-distil": {
+        "stages": CREDIT,
+        "loss": Clipped(),
+        "against": Against(before=told_the_sum, form=Form(top_k=5), optional=True),
+        "teacher_rate": 0.5,
+        "minibatches": 2,
+        "epochs": 2,
+    },
 }
 
 
@@ -107,8 +126,11 @@ def learner(method: str | dict[str, Any], **changes: Any) -> RLLearner:
         critic=value,
         critic_optimiser=Optimiser(value.named_parameters(), ADAMW, total) if value is not None else None,
         micro_tokens=changes.pop("micro", 4096),
+        teacher=policy(how.get("teacher", 0)) if "against" in how else None,
+        teacher_rate=how.get("teacher_rate", 0.0),
     )
-    terms = [policy_term(how["loss"], Aggregation(mode=how["mode"]))]
+    terms = [policy_term(how["loss"], Aggregation(mode=how["mode"]))] if "loss" in how else []
+    terms += [distill_term(how["against"], Aggregation(mode=how["mode"]), 0.5)] if "against" in how else []
     terms += [kl_term(how["kl"], Aggregation(mode=how["mode"]))] if "kl" in how else []
     terms += [value_term(ClippedValue(), 0.5)] if value is not None else []
     known = {k: how[k] for k in ("minibatches", "epochs", "phases") if k in how}

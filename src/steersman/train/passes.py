@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersman.core.component import OWN_PASSES, START, Component, Moment, Pass, Stage, check_pipeline
+from steersman.core.component import OWN_PASSES, START, Component, Form, Moment, Pass, Stage, check_pipeline
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.streams import STREAMS, check_name, per_token
 from steersman.core.types import Rollouts
+from steersman.objective.select.tokens import in_loss
 from steersman.train.engine.work import Averaged, OfLayer
-from steersman.train.terms import Term
+from steersman.train.terms import Against, Term, against_of
 
 Rows = Callable[[Rollouts], Sequence[Mapping[str, Any]]]
 """The grader's row of each rollout."""
@@ -26,7 +27,12 @@ _SAMPLER = ("logp_behaviour",)
 
 
 def check_parts(
-    stages: Sequence[Component], terms: Sequence[Term], gives: Iterable[str], critic: bool, reference: bool = True
+    stages: Sequence[Component],
+    terms: Sequence[Term],
+    gives: Iterable[str],
+    critic: bool,
+    reference: bool = True,
+    teacher: bool = False,
 ) -> frozenset[str]:
     """Refuse stages and terms that cannot work together, before any compute.
 
@@ -34,7 +40,7 @@ def check_parts(
         stages: in the order they will run.
         terms: of the objective.
         gives: optional fields of the rollouts that sampling and grading fill.
-        critic, reference: whether there is one.
+        critic, reference, teacher: whether there is one.
 
     Returns:
         The streams that terms read and a forward pass or a stage gives.
@@ -42,8 +48,8 @@ def check_parts(
     Raises:
         UserError: names the stage or term, the stream or field it lacks, and who gives it.
     """
-    there = {"policy": True, "critic": critic, "reference": reference}
-    own = [name for name, p in OWN_PASSES.items() if there[p.by]]
+    there = {"policy": True, "critic": critic, "reference": reference, "teacher": teacher}
+    own = [name for name, p in own_passes(terms).items() if there[p.by]]
     have = check_pipeline(stages, own)
     known = {*gives, *_SAMPLER}
     for place, stage in enumerate(stages):
@@ -58,6 +64,8 @@ def check_parts(
     for term in terms:
         if term.model == "critic" and not critic:
             raise UserError(f"the {term.name} loss needs a critic", where="critic", cure="Add the table [critic].")
+        if term.against is not None and not there[term.against.by]:
+            raise UserError(f"the {term.name} loss needs a {term.against.by}", where="distill")
         for name in term.needs:
             check_name(name, f"the {term.name} loss needs", "loss")
             if name not in have:
@@ -66,15 +74,30 @@ def check_parts(
     return frozenset(n for t in terms for n in t.needs)
 
 
+def own_passes(terms: Sequence[Term]) -> dict[str, Pass]:
+    """The passes that every stage may count on by naming the stream in `needs`: `OWN_PASSES` and, where a term compares
+    the policy with another side, both KL divergences from it."""
+    against = against_of(terms)
+    if against is None:
+        return OWN_PASSES
+    kinds: dict[str, Any] = {"divergence": "reverse_kl", "divergence_forward": "forward_kl"}
+    known: dict[str, Any] = {"by": against.by, "before": against.before, "optional": against.optional}
+    return OWN_PASSES | {
+        name: Pass(name, quantity="divergence", form=Form(kind, impossible=against.form.impossible), **known)
+        for name, kind in kinds.items()
+    }
+
+
 class Passes:
     """The passes of one step: what was run already is not run again.
 
     Args:
-        engine: has `score`.
+        engine: has `score` and `compare`.
         encode: texts, conversations or ids -> token ids.
         temperature: divides the logits, as sampled with.
         context: most tokens of a row; None = no limit.
         old: whether ``logp_old`` will be needed; it then comes with the entropies, whose forward gives it for nothing.
+        own: passes that stages ask for by the stream's name (`own_passes`).
     """
 
     def __init__(
@@ -84,18 +107,19 @@ class Passes:
         temperature: float,
         context: int | None,
         old: bool = False,
+        own: Mapping[str, Pass] = OWN_PASSES,
     ) -> None:
         self.engine, self.encode, self.temperature, self.context = engine, encode, temperature, context
-        self.old = old
+        self.old, self.own = old, own
         self.done: dict[str, Pass] = {}
         self.tokens = 0
 
     def before(self, stage: Component, rollouts: Rollouts, rows: Rows, at: Moment = START) -> Rollouts:
         """The rollouts with the streams that `stage` needs from a forward pass."""
-        names = [n for n in stage.needs if n in OWN_PASSES and n not in rollouts.streams]
+        names = [n for n in stage.needs if n in self.own and n not in rollouts.streams]
         if self.old and "entropy" in names and "logp_old" not in {*names, *rollouts.streams}:
             names.append("logp_old")
-        wanted = [OWN_PASSES[n] for n in names]
+        wanted = [self.own[n] for n in names]
         asked = stage.passes_now(at) if isinstance(stage, Stage) else ()
         due = [p for p in asked if p.stream not in rollouts.streams or self.done.get(p.stream) != p]
         return self.run([*wanted, *due], rollouts, rows)
@@ -104,8 +128,8 @@ class Passes:
         """The rollouts with the streams of `passes`; those that differ in the quantity alone share a forward."""
         shared: dict[tuple[Any, ...], list[Pass]] = {}
         for p in passes:
-            shared.setdefault((p.by, p.before, p.rows, p.optional), []).append(p)
-        for alike in shared.values():
+            shared.setdefault((p.by, p.before, p.rows, p.optional, p.quantity == "divergence"), []).append(p)
+        for alike in _merged(shared):
             rollouts = rollouts.with_streams(**self._forward(alike, rollouts, rows))
             self.done |= {p.stream: p for p in alike}
         return rollouts
@@ -115,18 +139,23 @@ class Passes:
         asked = rollouts.valid if first.rows is None else rollouts.valid & first.rows(rollouts)
         chosen, before = asked, None
         if first.before is not None and bool(asked.any()):
-            chosen, before = self._contexts(first, rollouts, asked, rows(rollouts))
+            chosen, before = self.contexts(first, rollouts, asked, rows(rollouts))
         part = rollouts.index(chosen)
         shown = part if before is None or not len(part) else under(part, before, self.context)
         quantity = {p.stream: _asked(p) for p in alike}
-        told = self.engine.score(shown, first.by, list(dict.fromkeys(quantity.values())), self.temperature)
+        names = list(dict.fromkeys(quantity.values()))
+        if first.quantity == "divergence":
+            told = self.engine.compare(part, shown, first.by, names, self.temperature)
+            self.tokens += int(part.length.sum())
+        else:
+            told = self.engine.score(shown, first.by, names, self.temperature)
         self.tokens += int(shown.length.sum())
         out = {}
         for stream, name in quantity.items():
             x = told.get(name)
             if x is None:  # no row
                 x = torch.zeros(0, *(shown.ids.shape[1:] if per_token(stream) else ()), *_width(stream))
-            elif shown is not part and per_token(stream):
+            elif shown is not part and per_token(stream) and first.quantity != "divergence":
                 x = back(x, shown, part)
             _check_numbers(x, first.by, name, chosen)
             whole = x.new_zeros(len(rollouts), *x.shape[1:])
@@ -135,7 +164,7 @@ class Passes:
             out[stream] = whole
         return out
 
-    def _contexts(
+    def contexts(
         self, pass_: Pass, rollouts: Rollouts, asked: Tensor, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[Tensor, list[list[int]]]:
         """The rows of `asked` that can be scored, and token ids of what stands before the response of each."""
@@ -157,6 +186,31 @@ class Passes:
         chosen = torch.zeros_like(asked)
         chosen[there] = True
         return chosen, ids
+
+    def shown(self, against: Against, batch: Rollouts, rows: Rows) -> tuple[Rollouts, Rollouts | None]:
+        """The batch, and its responses behind what stands before them for the other side of its terms.
+
+        Rows in which nothing counts keep their prompts. Where the other side may have nothing to say of a row, the
+        batch gets the stream ``taught``.
+        """
+        if against.before is None or not len(batch):
+            return batch, None
+        asked = Pass("divergence", against.by, "divergence", against.before, optional=against.optional)
+        chosen, ids = self.contexts(asked, batch, in_loss(batch).any(1), rows(batch))
+        before = [row[:n] for row, n in zip(batch.ids.tolist(), batch.prompt_length.tolist(), strict=True)]
+        for i, other in zip(chosen.nonzero()[:, 0].tolist(), ids, strict=True):
+            before[i] = other
+        batch = batch.with_streams(taught=chosen.float()) if against.optional else batch
+        return batch, under(batch, before, self.context)
+
+
+def _merged(shared: Mapping[tuple[Any, ...], list[Pass]]) -> list[list[Pass]]:
+    """Passes that share a forward; a comparison of all rows gives the policy's own log-probs and entropies with it."""
+    groups, own = dict(shared), ("policy", None, None, False, False)
+    whole = next((k for k in groups if k[2:] == (None, False, True)), None)
+    if whole is not None and all(_asked(p) in ("logp", "entropy") for p in groups.get(own, ())):
+        groups[whole] = [*groups[whole], *groups.pop(own, ())]
+    return list(groups.values())
 
 
 def _check_numbers(x: Tensor, by: str, quantity: str, chosen: Tensor) -> None:
@@ -186,6 +240,8 @@ def _asked(p: Pass) -> Any:
         return Averaged(p.quantity, p.layer, p.pool)  # type: ignore[arg-type]  # `check_pass`
     if p.layer is not None:
         return OfLayer(p.layer)
+    if p.quantity == "divergence":
+        return p.form
     return "value_end" if p.stream == "value_end" else p.quantity
 
 

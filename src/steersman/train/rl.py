@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from steersman.core.component import OWN_PASSES, Moment, Stage
+from steersman.core.component import Moment, Stage
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.noise import permutation
 from steersman.core.types import Rollouts
@@ -28,9 +28,9 @@ from steersman.train.evaluate import Evaluation, evaluate
 from steersman.train.fit import batch_rows
 from steersman.train.loop import Budget, Fitted, Habits, Watch, run_steps
 from steersman.train.own_code import check_state
-from steersman.train.passes import Passes, check_parts
+from steersman.train.passes import Passes, check_parts, own_passes
 from steersman.train.samples import sample_rows
-from steersman.train.terms import Term
+from steersman.train.terms import Term, against_of
 
 EVERYTHING = frozenset({"policy", "critic"})
 ALL_ONCE = Evaluation()
@@ -41,7 +41,7 @@ GAP_LIMIT = 1e-4
 
 
 _OF_AN_UPDATE = frozenset({"entropy", "kl_old", "kl_ref", "clip_low", "clip_high", "gap_max", "gap_mean"}) | {
-    "value_error", "value_mean", "grad_norm", "lr", "critic_grad_norm", "critic_lr",
+    "value_error", "value_mean", "grad_norm", "lr", "critic_grad_norm", "critic_lr", "divergence",
 }  # fmt: skip
 
 
@@ -131,13 +131,16 @@ class RLLearner:
         run: RunDir | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        needs = check_parts(stages, terms, world.gives, engine.has("critic"), engine.has("reference"))
+        there = [engine.has(name) for name in ("critic", "reference", "teacher")]
+        needs = check_parts(stages, terms, world.gives, *there)
+        self.own, self.against = own_passes(terms), against_of(terms)
         for place, stage in enumerate(stages):
             check_state(stage, place)
         self.engine, self.world, self.stages, self.terms = engine, world, tuple(stages), tuple(terms)
         self.settings, self.seed, self.total, self.run, self.say = settings, seed, total, run, say
         self.needs = needs | ({"logp_old"} if self.updates > 1 else frozenset())
         self.batch: Rollouts | None = None
+        self.shown: Rollouts | None = None
         self.said: set[str] = set()
 
     @property
@@ -161,7 +164,7 @@ class RLLearner:
         with _OnDisk(self, [self.batch] if drawn is None else drawn, step):
             told |= self._update(self.batch, step, inside)
         if inside + 1 == self.updates:
-            self.batch = None
+            self.batch = self.shown = None
         return told
 
     def _collect(self, step: int, drawn: list[Rollouts]) -> tuple[Rollouts, dict[str, Any]]:
@@ -170,26 +173,29 @@ class RLLearner:
         temperature = self.settings.drawing.sampling.temperature
         needed = {n for s in self.stages for n in s.needs}
         old = "logp_old" in needed or (self.updates > 1 and self.settings.old == "recompute")
-        passes = Passes(self.engine, self.world.encode, temperature, self.engine.context, old)
+        passes = Passes(self.engine, self.world.encode, temperature, self.engine.context, old, self.own)
         found = collect(self.engine, self.world, self.stages, passes, self.settings, at, drawn)
         batch = found.rollouts
         if self.updates > 1 and "logp_old" not in batch.streams and self.settings.old == "sampler":
             assert batch.logp_behaviour is not None
             batch = batch.with_streams(logp_old=batch.logp_behaviour)
-        missing = [n for n in sorted(self.needs) if n not in batch.streams and n in OWN_PASSES]
-        batch = passes.run([OWN_PASSES[n] for n in missing], batch, found.rows_of)
+        missing = [n for n in sorted(self.needs) if n not in batch.streams and n in self.own]
+        batch = passes.run([self.own[n] for n in missing], batch, found.rows_of)
+        if self.against is not None:
+            batch, self.shown = passes.shown(self.against, batch, found.rows_of)
         told: dict[str, Any] = found.told | {"tokens_scored": float(passes.tokens)}
         if passes.done.get("logp_old") is not None and batch.logp_behaviour is not None:
             self._check_gap(_gap(batch), step)
         self._show(found, batch, step)
         self._warn(found)
-        keep = {*self.needs, "advantage", "token_weight"} | ({"logp_old"} & batch.streams.keys())
+        keep = {*self.needs, "advantage", "token_weight", "taught"} | ({"logp_old"} & batch.streams.keys())
         return replace(batch, streams={k: x for k, x in batch.streams.items() if k in keep}), told
 
     def _update(self, batch: Rollouts, step: int, inside: int) -> dict[str, Any]:
         """Gradients, the check of the sampler on fresh rollouts, and the optimiser's move."""
         trains = self.settings.trains(step)
-        jobs = [Job(batch.index(self._rows(len(batch), step, inside)), self.terms)]
+        part = self._rows(len(batch), step, inside)
+        jobs = [Job(batch.index(part), self.terms, None if self.shown is None else self.shown.index(part))]
         if (extra := self.settings.auxiliary) is not None:
             rows = batch_rows(step, extra.rows, len(extra.data), self.seed)
             jobs.append(Job(extra.data.index(rows), (extra.term,)))
@@ -244,23 +250,17 @@ class RLLearner:
         self.run.append("samples", sample_rows(batch.index(slice(0, SHOWN)), self.world, step + 1))
 
     def evaluate(self) -> dict[str, float]:
-        """What the world's held-out prompts say (`evaluate`); no process returns before all have come."""
+        """What the world's held-out prompts say (`evaluate`)."""
         made: list[Rollouts] = []
         with _OnDisk(self, made, 0, "evaluation"):
-            told = evaluate(self.engine, self.world, self.settings.drawing, self.settings.evaluation, self.seed, made)
-        if not told:
-            # Without this meeting the first process can write what it found before another has looked whether it is
-            # there. That one then does not evaluate, and its next all-gather, of its model's shards, meets the first
-            # one's message: gloo pairs them by their number, whatever is in them.
-            self.engine.share(0, list)
-        return told
+            return evaluate(self.engine, self.world, self.settings.drawing, self.settings.evaluation, self.seed, made)
 
     def state_dict(self) -> dict[str, Any]:
         """Models and optimisers, what stages remember, and the batch if it still serves."""
         return {
             "engine": self.engine.state_dict(),
             "stages": {str(i): s.state_dict() for i, s in enumerate(self.stages)},
-            "batch": None if self.batch is None else to_state(self.batch),
+            **{k: None if x is None else to_state(x) for k, x in (("batch", self.batch), ("shown", self.shown))},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -268,7 +268,9 @@ class RLLearner:
         self.engine.load_state_dict(state["engine"])
         for i, stage in enumerate(self.stages):
             stage.load_state_dict(state["stages"][str(i)])
-        self.batch = None if state["batch"] is None else from_state(state["batch"])
+        batch, shown = state["batch"], state.get("shown")
+        self.batch = None if batch is None else from_state(batch)
+        self.shown = None if shown is None else from_state(shown)
 
 
 class _OnDisk:

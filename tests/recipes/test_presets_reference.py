@@ -36,6 +36,7 @@ def normal(name: str, scale: float) -> Tensor:
 OLD = -normal("old", 1.0).abs() - 0.1
 NOW = OLD + normal("moved", 0.25)
 REF = OLD + normal("reference", 0.2)
+TOLD, TOLD_WRONG = OLD + normal("told", 0.4), OLD + normal("told wrong", 0.4)
 VALUES = normal("value", 0.5)
 VALUES_NOW = VALUES + normal("critic moved", 0.3)
 MASK = (torch.arange(WIDTH) >= PROMPT) & (torch.arange(WIDTH) < PROMPT + SIZE[:, None])
@@ -45,7 +46,9 @@ def rollouts() -> Rollouts:
     ids = torch.zeros(N, WIDTH, dtype=torch.int64)
     stop = torch.where(SIZE == LIMIT, STOP_LENGTH, STOP_EOS)
     known = {"group": GROUP, "reward": RIGHT.float(), "correct": RIGHT, "stop": stop, "logp_behaviour": OLD}
+    known["answer"] = tuple("AB"[int(x)] for x in RIGHT)
     streams = {"logp_old": OLD, "logp_ref": REF, "value": VALUES, "value_end": torch.zeros(N)}
+    streams |= {"logp_teacher": TOLD, "logp_teacher_wrong": TOLD_WRONG}
     streams = {k: x * MASK if x.ndim == 2 else x for k, x in streams.items()}
     return Rollouts.of(ids, PROMPT + SIZE, torch.full((N,), PROMPT), **known, streams=streams).check()
 
@@ -167,6 +170,20 @@ def ppo(now: Tensor) -> tuple[Tensor, Tensor]:
     return a, per_token(clip(a, now, 0.2, 0.2))
 
 
+def told(width: float) -> Tensor:
+    a = standardised()[:, None]
+    weight = (a.sign() * (TOLD.double() - TOLD_WRONG.double())).exp().clamp(1 - width, 1 + width)
+    return a * (0.5 + 0.5 * weight)
+
+
+def cepo(now: Tensor) -> tuple[Tensor, Tensor]:
+    return told(0.5), per_token(clip(told(0.5), now, 0.2, 0.28))
+
+
+def rlsd(now: Tensor) -> tuple[Tensor, Tensor]:
+    return told(0.2), per_token(clip(told(0.2), now, 0.2, 0.28))
+
+
 def by_gae() -> tuple[Tensor, Tensor]:
     value, reward = VALUES.double() * M, last_token(R)
     a = torch.zeros(N, WIDTH, dtype=torch.float64)
@@ -180,7 +197,8 @@ def by_gae() -> tuple[Tensor, Tensor]:
 
 
 BY_HAND: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    f.__name__: f for f in (grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, dapo, gspo, cispo, sapo, ppo)
+    f.__name__: f
+    for f in (grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, dapo, gspo, cispo, sapo, ppo, cepo, rlsd)
 }
 
 

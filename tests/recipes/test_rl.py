@@ -10,6 +10,7 @@ from steersman.core.config import Source, dump, read, to_toml, validate
 from steersman.core.errors import UserError
 from steersman.objective.components_adora import ADORA
 from steersman.objective.components_advantage import GRPO, RLOO, UniformCredit
+from steersman.objective.components_credit import ContrastiveCredit
 from steersman.objective.components_d3s import D3SRows, D3STokens
 from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import GSPO, Clipped
@@ -75,6 +76,31 @@ def test_presets_say_what_their_papers_say() -> None:
     assert ppo.critic is not None
     assert (ppo.critic.clip, ppo.critic.optim.lr, ppo.optim.lr) == (0.2, 1e-5, 1e-6)
     assert [(p.steps, p.trains) for p in ppo.budget.phases] == [(10, ("critic",))]
+    cepo, rlsd = recipe("preset=cepo"), recipe("preset=rlsd")
+    assert (
+        (cepo.loss, cepo.kl, cepo.aggregate.mode) == (rlsd.loss, None, "token_mean") == (Clipped(), None, "token_mean")
+    )
+    assert (cepo.optim.lr, rlsd.optim.lr) == (5e-6, 1e-6)
+    hint = cepo.stages[1].hint
+    assert cepo.stages == (GRPO(), ContrastiveCredit(hint=hint, lam=0.5, decay=25, eps_w=0.5, negative="lowest"))
+    assert rlsd.stages == (GRPO(), ContrastiveCredit(hint=hint, lam=0.5, decay=50, eps_w=0.2, negative="none"))
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "text"),
+    [
+        ({"kind": "chain_sum"}, "after_prompt", "?{answer}="),
+        ({"train": "x.jsonl", "chat": True}, "in_user_turn", None),
+        ({"train": "x.jsonl"}, "after_prompt", None),
+    ],
+)
+def test_where_an_answer_is_told_follows_the_task(task: dict[str, Any], place: str, text: str | None) -> None:
+    values = {"preset": "cepo", "model": {"path": "x"}, "task": task}
+    found = RLRecipe.model_validate(values)
+    assert (found.stages[1].hint.place, found.stages[1].hint.text) == (place, text)
+    assert RLRecipe.model_validate(dump(found)) == found
+    own = {"kind": "contrastive_credit", "hint": {"text": "! {answer}"}}
+    assert RLRecipe.model_validate({**values, "stages": ["grpo", own]}).stages[1].hint.text == "! {answer}"
 
 
 def test_the_combined_recipe_has_each_method_with_its_own_defaults_in_our_order() -> None:

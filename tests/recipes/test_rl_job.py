@@ -81,13 +81,56 @@ def run(desk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_preset_makes_two_steps(desk: SimpleNamespace, run: Any, name: str) -> None:
     phases = {"phases": [{"steps": 1, "trains": ["critic"]}]} if name == "ppo" else {}
-    done = run(recipe(desk, preset=name, budget=phases))
+    rule = {"kind": "verifiable", "extract": {"kind": "whole"}}
+    needs = {"reward": rule} if name == "cepo" else {}  # wrong answers, which a function does not give
+    done = run(recipe(desk, preset=name, budget=phases, **needs))
     assert done.result["steps"] == 2
     assert {"reward", "accuracy", "accuracy_low", "length"} <= done.result["evaluation"].keys()
     assert done.result["before"].keys() == done.result["evaluation"].keys()
     trained = [r for r in done.rows if "train/loss/policy" in r or "train/loss/value" in r]
     assert trained
     assert (done.folder / "critic" / "model.safetensors").is_file() == (name == "ppo")
+
+
+def answering(desk: SimpleNamespace, tmp_path: Path, rows: list[dict[str, Any]], **stage: Any) -> RLRecipe:
+    """CEPO of a chat policy that answers 4, 5 or 6 whatever it is asked, right with 4."""
+    values = {
+        "preset": "cepo",
+        "model": {"path": str(save_constant(tmp_path / "constant", {"4": 0.4, "5": 0.3, "6": 0.3}))},
+        "task": {"train": str(write(tmp_path / "sums.jsonl", rows)), "chat": True},
+        "reward": {"extract": {"kind": "whole"}, "compare": {"kind": "numeric"}},
+        "rollout": {"max_new_tokens": 1, "samples": 6},
+        "budget": {"batch": 4, "steps": 2},
+        "stages": ["grpo", {"kind": "contrastive_credit", **stage}],
+    }
+    return validate(RLRecipe, Source(values, {}, "the test"))
+
+
+SUMS = [{"prompt": f"{i} + {4 - i} =", "answer": "4", "id": f"sum {i}", "why": "they are"} for i in range(4)]
+SAID = {"place": "in_user_turn", "text": "{prompt} ({answer})"}
+
+
+@pytest.mark.parametrize("stage", [{"hint": SAID}, {"hint": {"text": " {answer}"}, "reference": "why"}])
+def test_contrastive_credit_tells_answers_in_a_chat(run: Any, tmp_path: Path, desk: Any, stage: dict[str, Any]) -> None:
+    done = run(answering(desk, tmp_path, SUMS, **stage))
+    steps = [row for row in done.rows if "train/tokens_scored" in row]
+    assert len(steps) == 2
+    for row in steps:
+        assert row["train/contrastive_credit/rows"] > 0
+        assert row["train/tokens_scored"] > 2 * row["train/contrastive_credit/rows"]
+        assert row["train/contrastive_credit/lost_rows"] == 0
+        # a policy that does not listen has no evidence to give
+        assert row["train/contrastive_credit/size"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_prompts_without_the_answer_that_is_to_be_told_are_refused_before_weights(
+    run: Any, tmp_path: Path, desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steersman.recipes.rl_job.load_trained", lambda *given: pytest.fail("weights were read"))
+    for bad, what in (("", "empty"), (None, "missing")):
+        rows = [*SUMS[:3], SUMS[3] | {"why": bad}]
+        with pytest.raises(UserError, match=rf"row 3 \(sum 3\): reference answer is {what}"):
+            run(answering(desk, tmp_path, rows, reference="why"))
 
 
 def test_what_is_saved_is_a_plain_model_and_a_finished_run_is_not_done_again(desk: SimpleNamespace, run: Any) -> None:

@@ -26,7 +26,7 @@ def told(hinted: Hinted, tokenizer: Any) -> Any:
     """
     where = str(hinted.row.get("id", "context"))
     if isinstance(hinted.answer, str):
-        _check_answer(hinted.answer, tokenizer, where)
+        check_answer(hinted.answer, tokenizer, where)
     if hinted.place == "after_prompt":
         return spliced(hinted, lambda text: _ids(text, tokenizer))
     answer = hinted.answer if isinstance(hinted.answer, str) else _text(hinted.answer, tokenizer)
@@ -72,7 +72,8 @@ def _text(ids: tuple[int, ...], tokenizer: Any) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _check_answer(answer: str, tokenizer: Any, where: str) -> None:
+def check_answer(answer: str, tokenizer: Any, where: str) -> None:
+    """Refuse an answer without tokens, or with the token for what is unknown; `where` names its row."""
     unknown = tokenizer.unk_token_id
     try:
         ids = _ids(answer, tokenizer)

@@ -113,6 +113,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optim": RATE,
         "budget": {"phases": [{"steps": 10, "trains": ["critic"]}]},
     },
+    # arXiv 2605.19436: a token's advantage by how much the right answer, against a wrong one of its group, speaks for
+    # it; half of the advantage at first and none after 25 steps. The rate is that of the authors' script, five times
+    # the one of the GRPO beside it: compare at equal rates. Where the answer is told follows the task.
+    "cepo": {
+        "stages": ["grpo", {"kind": "contrastive_credit"}],
+        "loss": {"kind": "clipped", "eps_low": 0.2, "eps_high": 0.28},
+        "aggregate": PER_TOKEN,
+        "optim": {"lr": 5e-6},
+    },
+    # arXiv 2604.03128 as CEPO's authors run it: against the policy that is told nothing. There the teacher is a copy
+    # taken every ten steps; here it is the policy itself.
+    "rlsd": {
+        "stages": ["grpo", {"kind": "contrastive_credit", "negative": "none", "decay": 50, "eps_w": 0.2}],
+        "loss": {"kind": "clipped", "eps_low": 0.2, "eps_high": 0.28},
+        "aggregate": PER_TOKEN,
+        "optim": RATE,
+    },
 }
 """Name -> tables of `recipes.rl.RLRecipe`."""
 

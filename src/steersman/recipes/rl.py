@@ -33,6 +33,8 @@ CRITIC_RATE = 10.0
 """The critic's learning rate is this times the policy's, unless it has one of its own."""
 CACHE_SHARE = 5
 """DAPO punishes the last fifth of the allowed length (4,096 of 20,480 tokens)."""
+CHAIN_SUM_HINT = {"place": "after_prompt", "text": "?{answer}="}
+"""How examples of chain_sum show an answer."""
 _KNOW_LONGEST: dict[str, type[ChainSum] | type[TinyCode]] = {"chain_sum": ChainSum, "tiny_code": TinyCode}
 
 
@@ -183,13 +185,16 @@ def _name_kinds(values: dict[str, Any]) -> None:
 
 
 def _follow(values: dict[str, Any]) -> None:
-    """Fill in what depends on another key and was not said: lengths on the longest response, the critic's rate."""
+    """Fill in what depends on another key and was not said: lengths on the longest response, the critic's rate, where
+    an answer is told on the task."""
     most = _longest(values)
     for stage in values.get("stages") or ():
         if isinstance(stage, dict) and stage.get("kind") == "overlong":
             limit = stage.setdefault("limit", most)
             if isinstance(limit, int):
                 stage.setdefault("cache", max(limit // CACHE_SHARE, 1))
+        if isinstance(stage, dict) and stage.get("kind") == "contrastive_credit":
+            stage.setdefault("hint", _hint(values.get("task")))
     aggregate = values.get("aggregate")
     if isinstance(aggregate, dict) and aggregate.get("mode") == "seq_sum_const":
         aggregate.setdefault("constant", most)
@@ -198,6 +203,14 @@ def _follow(values: dict[str, Any]) -> None:
         rate = _inside(values, "optim", "lr", RLRecipe.model_fields["optim"].default.lr)
         if isinstance(rate, int | float):
             critic["optim"].setdefault("lr", float(f"{CRITIC_RATE * rate:.12g}"))  # 1e-5, not 9.999999999999999e-06
+
+
+def _hint(task: Any) -> dict[str, str]:
+    """Where an answer is told: as the task's own examples do, in the user's turn of a chat, or behind the prompt."""
+    known = task if isinstance(task, Mapping) else {}
+    if known.get("kind") == "chain_sum":
+        return dict(CHAIN_SUM_HINT)
+    return {"place": "in_user_turn" if known.get("chat") is True else "after_prompt"}
 
 
 def _longest(values: dict[str, Any]) -> Any:

@@ -43,7 +43,8 @@ def measures(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = (
     parameters = sum(p.numel() for p in model.parameters())
     trained = lora_parameters(model, recipe) if recipe.model.lora else parameters
     reference = needs_reference(recipe) and (recipe.model.lora is None or recipe.model.reference is not None)
-    passes = (rollout.updates > 1 and rollout.old == "recompute") + needs_reference(recipe)
+    told = {(p.by, p.before, p.rows) for s in recipe.stages for p in s.passes() if p.before is not None}
+    passes = (rollout.updates > 1 and rollout.old == "recompute") + needs_reference(recipe) + len(told)
     work = parameters * (2 * drawn + (2 * passes + 6 * rollout.epochs) * seen)
     memory = memory_of(ready.config, parameters, trained, runtime.micro_tokens, recipe) + 4 * parameters * reference
     if recipe.critic is not None:

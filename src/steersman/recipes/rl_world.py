@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from steersman.core.errors import UserError
+from steersman.language.hints import check_answer
 from steersman.language.load import check_same_vocabulary, load_tokenizer
+from steersman.objective.credit.references import right_answers
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_tasks import ChainSumPrompts, GymQuestions, ModelReward, QuestionFiles, TinyCodePrompts
 from steersman.reward.code_grader import grader_of
 from steersman.reward.model import RewardModel, build_reward_model, load_reward_model
 from steersman.reward.sandbox import Sandbox
-from steersman.reward.verifiable import Grader, Verifiable
+from steersman.reward.verifiable import Grader, Row, Verifiable
 from steersman.store.files import read_json
 from steersman.task import chain_sum, tiny_code_language
 from steersman.task.prompts import QuestionFile, Questions, ReasoningGymQuestions, read_questions
@@ -69,9 +71,11 @@ def make_world(
         context=context,
         max_new_tokens=recipe.rollout.max_new_tokens,
     )
+    shown = [q.row for q in train.rows] if isinstance(train, QuestionFile) else []
     if isinstance(task, GymQuestions):  # made when drawn: what is wrong with the first ones is said now
-        texts.draw(recipe.budget.batch, recipe.budget.seed, 0)
+        shown = list(texts.draw(recipe.budget.batch, recipe.budget.seed, 0).rows)
         texts.held_out(recipe.evaluation.prompts)
+    _check_shown(recipe, shown, tokenizer)
     if isinstance(grader, Grader):
         grader.start()
     notes = [f"{len(train):,} prompts, {'no' if held_out is None else f'{len(held_out):,}'} held-out ones"]
@@ -122,6 +126,13 @@ def _questions(recipe: RLRecipe) -> tuple[Questions, Questions | None]:
     train, held_out = (None if f is None else read_questions(Path(f), answers) for f in (task.train, task.evaluation))
     assert isinstance(train, QuestionFile)
     return train, held_out
+
+
+def _check_shown(recipe: RLRecipe, rows: Sequence[Row], tokenizer: Any) -> None:
+    """Refuse prompts without what a stage's passes show of them, or whose tokens cannot say it."""
+    for column in dict.fromkeys(c for s in recipe.stages for c in s.columns):
+        for row, answer in zip(rows, right_answers(rows, column), strict=True):
+            check_answer(answer, tokenizer, str(row["id"]))
 
 
 def _grader(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -55,6 +55,8 @@ from steersman.train.loop import Fitted, Watch
 from steersman.train.optimise import Optimiser
 from steersman.train.rl import Auxiliary, RLLearner, rl
 from steersman.train.terms import sft_term
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,13 @@ class _Job:
         mine = work if self.run.writes else lambda: None
         mine() if self.processes is None else self.processes.together(mine)
 
+    def _first(self, look: Callable[[], T]) -> T:
+        """What the first process finds on disk: another that looks by itself may find what the first wrote since."""
+        if self.processes is None:
+            return look()
+        found: T = self.processes.gather(self.processes.together(lambda: look() if self.run.writes else None))[0]
+        return found
+
     def _begin(self, known: dict[str, Any]) -> None:
         begin(self.run, known)
         note_paths(self.run, self.recipe)
@@ -240,9 +249,10 @@ class _Job:
     def _before(self, learner: RLLearner, resume: Path | None) -> dict[str, float]:
         """What the policy was worth before its first step, measured once and kept with the run."""
         file = self.run.path / "before.json"
-        if file.is_file():
+        there, begun = self._first(lambda: [file.is_file(), latest_checkpoint(self.run.checkpoints) is not None])
+        if there:
             return dict(read_json(file))
-        if resume is not None or latest_checkpoint(self.run.checkpoints) is not None:
+        if resume is not None or begun:
             return {}
         found = learner.evaluate()
         self._as_one(lambda: write_json(file, found))

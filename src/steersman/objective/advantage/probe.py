@@ -1,0 +1,112 @@
+"""What POISE's probe remembers and how it is fitted: examples of the last steps, a projection, a ridge regression.
+
+Both records are frozen: whoever holds one replaces it. Leaves out: which rollouts become examples (`advantage.poise`),
+the regression itself (`advantage.ridge`).
+Source: arXiv 2605.07579, sections 3.2 and 4, appendix E (projection).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steersman.core.errors import UserError
+from steersman.objective.advantage.ridge import Ridge, fit_ridge, principal
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """What the probe is fitted to, on the CPU.
+
+    Args:
+        x: features ``[B, D]`` float32.
+        y: targets ``[B]`` float64.
+        step: the step of the run each is from ``[B]``.
+    """
+
+    x: Tensor
+    y: Tensor
+    step: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {"x": self.x, "y": self.y, "step": self.step}
+
+
+def added(before: Examples | None, x: Tensor, y: Tensor, step: int, keep: int) -> Examples:
+    """The examples with those of a step behind them, of the last `keep` steps that have any.
+
+    Raises:
+        UserError: shapes that disagree, features of another width than before, or a step before the last one.
+    """
+    if x.ndim != 2 or y.shape != x.shape[:1]:
+        what = f"features are {tuple(x.shape)}, targets {tuple(y.shape)}"
+        raise UserError(what, where="probe", allowed="[N, D] and [N]")
+    new = Examples(x.detach().cpu().float(), y.detach().cpu().double(), torch.full((len(y),), step))
+    if before is None:
+        return new
+    if before.x.shape[1] != x.shape[1]:
+        raise UserError(f"{x.shape[1]} features a row, the examples have {before.x.shape[1]}", where="probe")
+    if len(before) and step < int(before.step[-1]):
+        raise UserError(f"step {step} comes after step {int(before.step[-1])}", where="probe")
+    step_of = torch.cat([before.step, new.step])
+    young = step_of >= torch.unique(step_of)[-keep:][:1]
+    both = torch.cat([before.x, new.x])[young], torch.cat([before.y, new.y])[young]
+    return Examples(*both, step_of[young])
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fitted probe: projections of blocks of columns, then a ridge regression.
+
+    Args:
+        ridge: on the projected columns.
+        blocks: (first column, last column + 1, mean, directions) of each projected block; other columns stay.
+    """
+
+    ridge: Ridge
+    blocks: tuple[tuple[int, int, Tensor, Tensor], ...] = ()
+
+    def __call__(self, x: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        """Predictions ``[N]``, float64, on the CPU."""
+        return self.ridge(_projected(x.detach().cpu().double(), self.blocks))
+
+
+def fit(examples: Examples, alpha: float | Literal["auto"], blocks: tuple[tuple[int, int, int], ...] = ()) -> Fit:
+    """Fit the probe to its examples.
+
+    Args:
+        examples: at least one.
+        alpha: see `ridge.fit_ridge`.
+        blocks: (first column, last column + 1, most directions) of columns to be projected on their principal
+            directions.
+    """
+    found: list[tuple[int, int, Tensor, Tensor]] = []
+    for begin, end, most in blocks:
+        found.append((begin, end, *principal(examples.x[:, begin:end], most)))
+    made = tuple(found)
+    return Fit(fit_ridge(_projected(examples.x.double(), made), examples.y, alpha), made)
+
+
+def _projected(x: Tensor, blocks: tuple[tuple[int, int, Tensor, Tensor], ...]) -> Tensor:
+    parts, at = [], 0
+    for begin, end, mean, directions in blocks:
+        parts += [x[:, at:begin], (x[:, begin:end] - mean) @ directions]
+        at = end
+    return torch.cat([*parts, x[:, at:]], 1)
+
+
+def explained(prediction: Tensor, target: Tensor) -> float | None:
+    """R^2 of predictions: 1 - mean squared error / variance of the targets; None where all targets are equal."""
+    spread = float(target.double().var(correction=0)) if len(target) else 0.0
+    return None if spread == 0 else 1 - float((prediction - target).double().square().mean()) / spread
+
+
+def restored(state: Any) -> Examples | None:
+    """Examples from what `Examples.state_dict` gave; None where there are none."""
+    return None if "x" not in state else Examples(state["x"], state["y"], state["step"])

@@ -7,7 +7,7 @@ from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.language import decode_cache
 from steersman.language.decode import generate
-from steersman.language.decode_cache import GROWTH, SharedPrompts, attending_shared, shares_prompts
+from steersman.language.decode_cache import GROWTH, SharedPrompts, attending_shared, shares_prompts, step_of
 from tests.language.models import ALL, plain_logp, tiny
 
 HIDDEN_TOLERANCE = 2e-5
@@ -40,8 +40,13 @@ def test_a_model_without_an_attention_cache_is_refused() -> None:
         generate(tiny("mamba"), [[5, 6]], max_new_tokens=2, stop_ids=2, seed=1)
 
 
-def stepped(model) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states of six rows of three prompts one token at a time, while rows leave; and those of whole rows."""
+def stepped(model, products: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states of six rows of three prompts one token at a time, while rows leave; and those of whole rows.
+
+    One token at a time by the model's own modules, or by its `products`.
+    """
+    step = step_of(model) if products else None
+    assert (step is not None) == products
     block = torch.tensor([[3, 9, 4], [8, 5, 7], [6, 6, 2]])
     parent = torch.tensor([0, 0, 0, 1, 2, 2])
     tokens = (torch.arange(6 * NEW) * 17 % 97).view(6, NEW)
@@ -55,22 +60,25 @@ def stepped(model) -> tuple[torch.Tensor, torch.Tensor]:
             if i in leave:
                 prompts.select(leave[i])
                 rows = rows[leave[i]]
-            with attending_shared(model.model), prompts.next_token() as inputs:
-                found.append(model.model(tokens[rows, i : i + 1], **inputs)[0][:, 0])
+            with attending_shared(model.model):
+                found.append(prompts.forward(model.model, tokens[rows, i], step))
             expected.append(truth[rows, i])
     return torch.cat(found), torch.cat(expected)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "granite"])
-def test_hidden_states_are_those_of_whole_rows(name: str) -> None:
-    found, expected = stepped(tiny(name))
+WAYS = [("llama", False), ("qwen3", False), ("granite", False), ("llama", True), ("qwen2", True), ("qwen3", True)]
+
+
+@pytest.mark.parametrize(("name", "products"), WAYS)
+def test_hidden_states_are_those_of_whole_rows(name: str, products: bool) -> None:
+    found, expected = stepped(tiny(name), products)
     assert (found - expected).abs().max() < HIDDEN_TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_half_precision_loses_no_more_than_whole_rows_do(name: str) -> None:
+@pytest.mark.parametrize(("name", "products"), [("llama", False), ("qwen3", False), ("llama", True), ("qwen3", True)])
+def test_half_precision_loses_no_more_than_whole_rows_do(name: str, products: bool) -> None:
     rounded = tiny(name).to(torch.bfloat16)
-    found, whole = (x.double() for x in stepped(rounded))
+    found, whole = (x.double() for x in stepped(rounded, products))
     exact = stepped(rounded.double())[1]
     assert (found - exact).abs().mean() < HALF_FACTOR * (whole - exact).abs().mean()
 

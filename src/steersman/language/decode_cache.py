@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
 from steersman.core.errors import UserError
+from steersman.language.decode_llama import Step, read
 from steersman.language.row_attention import CannotFlatten, attending, evaluating, unknown_tensors
 from steersman.language.trunk import agree, capability, trunk_of, unwrap
 
@@ -95,6 +96,7 @@ class SharedPrompts:
     """What the samples of some prompts attend to, layer by layer: the prompts once, and each sample's own response.
 
     Keys and values are in at least float32: products of half-precision vectors are slower on a CPU and round scores.
+    Heads come first, ``[H_kv, rows, tokens, d]``, so that the rows of a prompt are a matrix as they lie.
 
     Args:
         cache: of the prompts' forward; `plain`.
@@ -104,22 +106,22 @@ class SharedPrompts:
 
     def __init__(self, cache: Any, parent: Tensor, new: int) -> None:
         self.length, self.filled, self.turn = cache.layers[0].keys.shape[2], 0, 0
-        self.prompts = [tuple(_at_least_float32(x) for x in (layer.keys, layer.values)) for layer in cache.layers]
+        self.prompts = [tuple(_heads_first(x) for x in (layer.keys, layer.values)) for layer in cache.layers]
         self.new, start = new, min(GROWTH, new)
-        self.rooms = [tuple(x.new_empty((len(parent), x.shape[1], start, x.shape[3])) for x in p) for p in self.prompts]
+        self.rooms = [tuple(x.new_empty(x.shape[0], len(parent), start, x.shape[3]) for x in p) for p in self.prompts]
         self._arrange(parent)
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows `rows` (rising), and only the prompts they continue."""
-        self.rooms = [tuple(x[rows] for x in room) for room in self.rooms]
+        self.rooms = [tuple(x[:, rows] for x in room) for room in self.rooms]
         self._arrange(self.parent[rows])
 
     def _arrange(self, parent: Tensor) -> None:
         """`place`: where each row stands among prompts x most rows of one; None where all have equally many."""
         kept, self.parent, count = torch.unique_consecutive(parent, return_inverse=True, return_counts=True)
-        if len(kept) < len(self.prompts[0][0]):
-            self.prompts = [tuple(x[kept] for x in p) for p in self.prompts]
-        self.most = int(count.max())
+        if len(kept) < self.prompts[0][0].shape[1]:
+            self.prompts = [tuple(x[:, kept] for x in p) for p in self.prompts]
+        self.most, self.count = int(count.max()), len(kept)
         first = count.cumsum(0) - count
         place = self.parent * self.most + torch.arange(len(parent), device=parent.device) - first[self.parent]
         self.place = None if len(place) == len(kept) * self.most else place
@@ -133,49 +135,63 @@ class SharedPrompts:
             self._grow(self.turn)
         (keys, values), rooms = self.prompts[self.turn], self.rooms[self.turn]
         self.turn, end = self.turn + 1, self.filled + 1
-        rows, heads, _, size = key.shape
+        count, heads, _, size = key.shape
         for room, new in zip(rooms, (key, value), strict=True):
-            room[:, :, self.filled] = new[:, :, 0]
-        own_keys, own_values = (room.view(rows * heads, -1, size)[:, :end] for room in rooms)
-        q = _at_least_float32(query).reshape(rows * heads, -1, size) * scale
-        prompt = torch.bmm(self._by_prompt(q, heads), keys.view(-1, self.length, size).transpose(1, 2))
-        scores = torch.cat([self._by_row(prompt, heads), torch.bmm(q, own_keys.transpose(1, 2))], -1)
+            room[:, :, self.filled] = new[:, :, 0].transpose(0, 1)
+        own_keys, own_values = (room.flatten(0, 1)[:, :end] for room in rooms)
+        q = _heads_first(query.view(count, heads, -1, size)).mul_(scale)
+        prompt = torch.bmm(self._by_prompt(q), keys.flatten(0, 1).transpose(1, 2))
+        own = torch.bmm(q.flatten(0, 1), own_keys.transpose(1, 2))
+        scores = torch.cat([self._by_row(prompt, q), own.view(*q.shape[:3], end)], -1)
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         share = scores.softmax(-1)
-        mixed = torch.bmm(self._by_prompt(share[..., : self.length], heads), values.view(-1, self.length, size))
-        return self._by_row(mixed, heads).baddbmm_(share[..., self.length :], own_values).view(rows, -1)
+        mixed = self._by_row(torch.bmm(self._by_prompt(share[..., : self.length]), values.flatten(0, 1)), q)
+        mixed.flatten(0, 1).baddbmm_(share[..., self.length :].flatten(0, 1), own_values)
+        return mixed.transpose(0, 1).reshape(count, -1)
 
     def _grow(self, turn: int) -> None:
         """More room for a layer's responses, little enough that what is read of it lies close together."""
-        had = self.rooms[turn][0].shape[2]
-        more = min(max(GROWTH, had // 4), self.new - had)
-        self.rooms[turn] = tuple(nn.functional.pad(x, (0, 0, 0, more)) for x in self.rooms[turn])
+        had = self.filled
+        room = min(had + max(GROWTH, had // 4), self.new)
+        before = self.rooms[turn]
+        self.rooms[turn] = tuple(x.new_empty(*x.shape[:2], room, x.shape[3]) for x in before)
+        for x, old in zip(self.rooms[turn], before, strict=True):
+            x[:, :, :had] = old
 
-    def _by_prompt(self, x: Tensor, heads: int) -> Tensor:
-        """``[R heads, q, S]`` as ``[P heads, most q, S]``; zeros where a prompt has fewer rows than most."""
-        _, q, size = x.shape
-        x = x.unflatten(0, (-1, heads))
+    def _by_prompt(self, x: Tensor) -> Tensor:
+        """``[H, R, g, S]`` as ``[H P, most g, S]``; zeros where a prompt has fewer rows than most."""
+        heads, _, g, size = x.shape
         if self.place is not None:
-            x = x.new_zeros(len(self.prompts[0][0]) * self.most, heads, q, size).index_copy_(0, self.place, x)
-        return x.view(-1, self.most, heads, q, size).transpose(1, 2).reshape(-1, self.most * q, size)
+            x = x.new_zeros(heads, self.count * self.most, g, size).index_copy_(1, self.place, x)
+        return x.view(heads * self.count, self.most * g, size)
 
-    def _by_row(self, x: Tensor, heads: int) -> Tensor:
-        """The reverse, ``[R heads, q, S]``."""
-        x = x.view(-1, heads, self.most, x.shape[1] // self.most, x.shape[2]).transpose(1, 2).flatten(0, 1)
-        return (x if self.place is None else x[self.place]).flatten(0, 1)
+    def _by_row(self, x: Tensor, like: Tensor) -> Tensor:
+        """The reverse, ``[H, R, g, S]``; `like` has its first three sizes."""
+        x = x.view(len(like), self.count * self.most, like.shape[2], -1)
+        return x if self.place is None else x[:, self.place]
 
     @contextmanager
-    def next_token(self) -> Iterator[dict[str, Any]]:
-        """Around the forward of one more token a row: what to give the model beside the tokens ``[R, 1]``."""
+    def next_token(self) -> Iterator[Tensor]:
+        """Around the forward of one more token a row; its position ``[1, 1]``."""
         self.turn = 0
-        position = torch.full((1, 1), self.length + self.filled)
-        yield {"position_ids": position, "use_cache": False, "steersman_prompts": self}
+        yield torch.full((1, 1), self.length + self.filled)
         self.filled += 1
 
+    def forward(self, trunk: Any, token: Tensor, step: Step | None = None, **more: Any) -> Tensor:
+        """Last hidden states ``[R, D]`` of one more token a row, ``[R]``; by `step` where the trunk was read as one."""
+        with self.next_token() as position:
+            if step is not None:
+                return step(token, position, self.attend)
+            inputs = {"position_ids": position, "use_cache": False, "steersman_prompts": self}
+            hidden: Tensor = trunk(token[:, None], **inputs, **more)[0][:, 0]
+            return hidden
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+def _heads_first(x: Tensor) -> Tensor:
+    """A copy ``[H, N, ...]`` of ``[N, H, ...]`` in at least float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format, copy=True)
 
 
 def shared_attention(
@@ -221,6 +237,17 @@ def attending_shared(trunk: nn.Module) -> AbstractContextManager[None]:
 
 
 _known: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+_steps: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+
+
+def step_of(model: nn.Module) -> Step | None:
+    """The model's trunk with its weights of now, if it is one of Llama's form and then gives the same hidden states."""
+    base = unwrap(model)
+    step = read(trunk_of(base))
+    if step is not None and base not in _steps:
+        with torch.no_grad(), evaluating(base):
+            _steps[base] = _probe(base, step)
+    return step if step is not None and _steps[base] else None
 
 
 def shares_prompts(model: nn.Module) -> bool:
@@ -233,7 +260,7 @@ def shares_prompts(model: nn.Module) -> bool:
     return _known[base]
 
 
-def _probe(base: Any) -> bool:
+def _probe(base: Any, step: Step | None = None) -> bool:
     """Two prompts, three rows of two tokens each, then one row less and a third token, against plain forwards."""
     trunk, config = trunk_of(base), base.config.get_text_config()
     block = (torch.arange(8) * 7 + 3).view(2, 4).remainder(config.vocab_size)
@@ -252,9 +279,8 @@ def _probe(base: Any) -> bool:
                 if i == 2:
                     prompts.select(kept)
                     tokens, truth = tokens[kept], truth[kept]
-                with prompts.next_token() as inputs:
-                    last = trunk(tokens[:, i : i + 1], steersman_calls=calls, **inputs)[0][:, 0]
+                last = prompts.forward(trunk, tokens[:, i], step, steersman_calls=calls)
                 right = right and agree(last, truth[:, i])
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError):
         return False
-    return right and len(calls) == 3 * config.num_hidden_layers
+    return right and (step is not None or len(calls) == 3 * config.num_hidden_layers)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steersman.language.decode_cache import SharedPrompts, attending_shared, make_room, select, shares_prompts
+from steersman.language.decode_cache import SharedPrompts, attending_shared, make_room, select, shares_prompts, step_of
 from steersman.language.sampler import HeadDraw, Sampling, choose
 from steersman.language.trunk import capability, output_weight, trunk_of, unwrap
 
@@ -60,6 +60,7 @@ class Forward:
         self.shared: SharedPrompts | None = None
         if total <= (window or total) and shares_prompts(model):
             self.shared, self.cache = SharedPrompts(self.cache, parent, new), None
+            self.step = None if head is None else step_of(model)
         else:
             make_room(self.cache, parent, total)
 
@@ -92,6 +93,7 @@ class Forward:
         """Take in one token a row, ``[R]``."""
         if self.shared is None:
             self.last, _ = self._run(token[:, None], past_key_values=self.cache, use_cache=True)
-            return
-        with self.shared.next_token() as inputs:
-            self.last, _ = self._run(token[:, None], **inputs)
+        elif self.head is None:
+            self.last = self.shared.forward(self.model, token, logits_to_keep=1)
+        else:
+            self.last = self.shared.forward(self.trunk, token, self.step)

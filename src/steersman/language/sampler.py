@@ -155,22 +155,21 @@ class HeadDraw:
         h = (hidden.to(_wide(self.weight)) * self.factor).to(self.weight.dtype)  # rounded once
         blocks, width = _blocks(len(self.weight))
         if self.room.numel() != len(h) * blocks * width:
-            self.room = h.new_full((len(h) * blocks * width,), -math.inf)  # what lies past the vocabulary stays so
+            self.room = h.new_empty(len(h) * blocks * width)
         if blocks == 1:
             z = self.room.view(len(h), width)
             self._logits(h, slice(None), z)
             return _invert_one(z, u, 1.0, self._small(h))
         if not _in_blocks(self.room):
             z = self.room.view(len(h), blocks * width)
-            self._logits(h, slice(None), z[:, : len(self.weight)])
+            self._logits(h, slice(None), z)
             z = z.view(-1, blocks, width)
             return _invert(z, [_mass(z, 1.0)], u, 1.0)
         z, parts, small = self.room.view(blocks, len(h), width), [], self._small(h)
         for k, block in enumerate(z):
-            part = slice(k * width, min((k + 1) * width, len(self.weight)))
-            self._logits(h, part, block[:, : part.stop - part.start])
+            self._logits(h, slice(k * width, (k + 1) * width), block)
             parts.append(_mass(block[:, None], 1.0, small))
-        return _invert(z.transpose(0, 1), parts, u, 1.0)
+        return _invert(z.transpose(0, 1), parts, u, 1.0, small)
 
     def _small(self, h: Tensor) -> bool:
         """Whether no logit can be so large that its power leaves float32, so that the largest need not be found."""
@@ -178,9 +177,12 @@ class HeadDraw:
             return self.softcap * self.bits < _SMALL
         return _in_blocks(h) and float(h.norm(dim=1).amax()) * self.longest + self.most < _SMALL
 
-    def _logits(self, h: Tensor, part: slice, out: Tensor) -> None:
-        """Logits in bits of a part of the vocabulary."""
-        torch.mm(h, self.weight[part].t(), out=out)
+    def _logits(self, h: Tensor, part: slice, room: Tensor) -> None:
+        """Logits in bits of a part of the vocabulary, -inf past its end."""
+        weight = self.weight[part]
+        out = room[:, : len(weight)]
+        room[:, len(weight) :] = -math.inf
+        torch.mm(h, weight.t(), out=out)
         if self.bias is not None:
             out.add_(self.bias[part])
         if self.softcap:
@@ -203,9 +205,12 @@ def _blocks(vocabulary: int) -> tuple[int, int]:
 
 
 def _mass(z: Tensor, bits: float, small: bool = False) -> tuple[Tensor, Tensor]:
-    """A logit near the largest (0 if all are `small`) and ``sum 2^(bits (z - it))`` of blocks ``[N, K, W]``."""
-    if small and bits == 1:
-        return z.new_zeros(z.shape[:-1]), z.exp2().sum(-1)
+    """A logit near the largest and ``sum 2^(bits (z - it))`` of blocks ``[N, K, W]``.
+
+    If all are `small` (and in bits), "near" is 0, and the powers take the place of the logits.
+    """
+    if small:
+        return z.new_zeros(z.shape[:-1]), z.exp2_().sum(-1)
     top = z.amax(-1).clamp_(min=torch.finfo(z.dtype).min)
     return top, _power(z, top, bits).sum(-1)
 
@@ -218,23 +223,28 @@ def _power(z: Tensor, top: Tensor, bits: float) -> Tensor:
 
 def _invert_one(z: Tensor, u: Tensor, bits: float, small: bool) -> tuple[Tensor, Tensor]:
     """The inverse CDF of logits ``[N, W]`` that are one block; `small` as in `_mass`."""
-    top = None if small and bits == 1 else z.amax(-1).clamp_(min=torch.finfo(z.dtype).min)
-    mass = z.exp2() if top is None else _power(z, top, bits)
-    total = mass.sum(-1)
-    steps = mass.cumsum_(1)
+    if small:
+        top, total = _mass(z, bits, small)
+    else:
+        top = z.amax(-1).clamp_(min=torch.finfo(z.dtype).min)
+        total = (mass := _power(z, top, bits)).sum(-1)
+    steps = z.cumsum(1) if small else mass.cumsum_(1)
     place, _ = _search(steps, (u.to(_wide(z)) * steps[:, -1]).to(steps.dtype))
-    chosen = z.gather(1, place[:, None])[:, 0]
-    logp = (bits * (chosen if top is None else chosen - top).to(_wide(z)) - total.to(_wide(z)).log2()) / _BITS
+    chosen = z.gather(1, place[:, None])[:, 0].to(_wide(z))
+    logp = ((chosen.log2() if small else bits * (chosen - top.to(_wide(z)))) - total.to(_wide(z)).log2()) / _BITS
     return place, logp.to(z.dtype)
 
 
-def _invert(z: Tensor, parts: list[tuple[Tensor, Tensor]], u: Tensor, bits: float) -> tuple[Tensor, Tensor]:
+def _invert(
+    z: Tensor, parts: list[tuple[Tensor, Tensor]], u: Tensor, bits: float, small: bool = False
+) -> tuple[Tensor, Tensor]:
     """The inverse CDF in two steps: the block that holds the point, then the token inside it.
 
     Args:
         z: logits in blocks ``[N, B, W]``; ``bits z`` are logits in bits.
         parts: `_mass` of consecutive blocks.
         u: ``[N]``.
+        small: as in `_mass`.
     """
     tops, sums = (torch.cat(x, 1) for x in zip(*parts, strict=True))
     wide, row = _wide(z), torch.arange(len(z), device=z.device)
@@ -244,9 +254,10 @@ def _invert(z: Tensor, parts: list[tuple[Tensor, Tensor]], u: Tensor, bits: floa
     block, point = _search(cdf, u.to(wide) * cdf[:, -1])
     before, here = (cdf - mass)[row, block], mass[row, block]
     inside = z[row, block]
-    steps = _power(inside, tops[row, block], bits).cumsum_(1)
+    steps = inside.cumsum(1) if small else _power(inside, tops[row, block], bits).cumsum_(1)
     place, _ = _search(steps, ((point - before) / here).clamp(0, 1).to(steps.dtype) * steps[:, -1])
-    logp = (bits * (inside[row, place].to(wide) - top.to(wide)) - cdf[:, -1].log2()) / _BITS
+    chosen = inside[row, place].to(wide)
+    logp = ((chosen.log2() if small else bits * (chosen - top.to(wide))) - cdf[:, -1].log2()) / _BITS
     return block * z.shape[2] + place, logp.to(z.dtype)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from steersman.core.errors import UserError
 from steersman.language.build import SmallModel, build_model
+from steersman.language.closed import closed_tokenizer
 from steersman.language.decode import generate
 from steersman.language.save import save_model
 from steersman.stats import wilson
@@ -123,14 +124,4 @@ def build_tokenizer(context: int | None = None) -> Any:
     Args:
         context: recorded as its `model_max_length`.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    end, pad = chain_sum.TOKENS[chain_sum.EOS], chain_sum.TOKENS[chain_sum.PAD]
-    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(chain_sum.TOKENS)}))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    backend.decoder = decoders.Fuse()
-    known = {"model_max_length": context} if context is not None else {}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=end, pad_token=pad, clean_up_tokenization_spaces=False, **known
-    )
+    return closed_tokenizer(chain_sum.TOKENS, chain_sum.EOS, chain_sum.PAD, context)

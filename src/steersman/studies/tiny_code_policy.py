@@ -16,6 +16,7 @@ from typing import Any
 
 from steersman.core.errors import UserError
 from steersman.language.build import SmallModel, build_model
+from steersman.language.closed import closed_tokenizer
 from steersman.language.decode import generate
 from steersman.language.save import save_model
 from steersman.stats import wilson
@@ -143,20 +144,4 @@ def build_tokenizer(context: int | None = None) -> Any:
     Args:
         context: recorded as its `model_max_length`.
     """
-    import re
-
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    longest_first = sorted(TOKENS[:EOS], key=len, reverse=True)
-    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(TOKENS)}))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), "isolated")
-    backend.decoder = decoders.Fuse()
-    known = {"model_max_length": context} if context is not None else {}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token=TOKENS[EOS],
-        pad_token=TOKENS[PAD],
-        clean_up_tokenization_spaces=False,
-        **known,
-    )
+    return closed_tokenizer(TOKENS, EOS, PAD, context)

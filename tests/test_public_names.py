@@ -107,6 +107,8 @@ def test_an_advantage_a_row_is_refused(name: str) -> None:
 
 METHODS = {
     "objective.credit.cepo.evidence": "advantage logp_pos logp_other mask lam eps_w",
+    "objective.advantage.poise.cross_rollout": "score prediction group",
+    "objective.advantage.poise.leave_one_out_target": "score group",
     "objective.advantage.adora.adora_weights": "correct length group truncated criterion mode tau weight preset "
     "no_valid_failure normalize",
     "objective.select.d3s.max_variance": "advantage n group scope balance noise",
@@ -136,3 +138,16 @@ def test_methods_that_select_and_reweigh(name: str) -> None:
     assert leading(function, len(names)) == names
     known = inspect.signature(function).parameters
     assert {k: known[k].default for k in DEFAULTS.get(attribute, {})} == DEFAULTS.get(attribute, {})
+
+
+def test_the_probe_of_internal_values() -> None:
+    from steersman.objective.advantage.poise import InternalValue
+
+    probe = InternalValue(
+        layer=None, pool=10, features=("prompt", "reasoning", "entropy"), alpha="auto", buffer_steps=4, clip=(0, 1)
+    )
+    assert probe == InternalValue()
+    with pytest.raises(UserError, match="before its first fit"):
+        probe.predict(torch.zeros(2, 5))
+    probe.update(torch.eye(5), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]))
+    assert probe.predict(torch.zeros(2, 5)).shape == (2,)

@@ -18,6 +18,7 @@ from steersman.objective import components_advantage as advantage
 from steersman.objective import components_d3s as d3s
 from steersman.objective import components_policy as policy
 from steersman.objective import components_reward as reward
+from steersman.objective.advantage.poise import InternalValue
 from steersman.objective.components_adora import ADORA
 from steersman.objective.components_credit import ContrastiveCredit
 from steersman.objective.components_filtration import PFPPO
@@ -140,6 +141,14 @@ def credited(stage: advantage.UniformCredit, row: torch.Tensor) -> torch.Tensor:
     return stage(rows)[0].streams["advantage"].mean(1)
 
 
+def valued(stage: InternalValue, reward: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """Advantages by what a copy of the stage learnt from a few prompts; it forgets them again."""
+    fresh = stage.model_copy()
+    fresh.update(SIGNED, H)
+    state = torch.stack([reward, reward.square(), group.float()], 1).detach()
+    return fresh(batch(reward, group, hidden_prompt=state))[0].streams["advantage_row"]
+
+
 CASES = {
     "contrastive_credit": Case(
         ContrastiveCredit(negative="none", eps_w=0.9),
@@ -244,6 +253,13 @@ CASES = {
     "passk": row_stage(advantage.PassK(), {"eps": float("nan")}),
     "baseline": row_stage(advantage.Baseline(), {"value": "group_mean"}),
     "baseline constant": row_stage(advantage.Baseline(value=0.25), {"value": float("inf")}),
+    "internal_value": Case(
+        InternalValue(features=("prompt",), clip="off", min_examples=6, blend=True),
+        (H, GROUP),
+        (torch.full((3,), 0.1), torch.tensor([2, 2, 7])),
+        {"pool": 0},
+        valued,
+    ),
     "reinforce_pp_baseline": row_stage(advantage.ReinforcePPBaseline(), {"kind": "other"}, "advantage"),
     "shape_reward": row_stage(
         reward.ShapeReward(mean=1.0, std=2.0, clip=3.0, missing_eos="penalty"), {"std": 0.0}, "token_reward"

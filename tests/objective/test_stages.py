@@ -50,7 +50,8 @@ def rollouts(n=8):
         "logp_teacher_wrong",
     )
     streams = {name: (position + i).cos() - 2 for i, name in enumerate(names)}
-    streams |= {"value_end": position[:, 0], "advantage_row": position[:, 0]}
+    streams |= {"value_end": position[:, 0], "advantage_row": position[:, 0], "entropy_prompt": position[:, 0]}
+    streams |= {"hidden_prompt": position[:, :3], "hidden_reasoning": position[:, 1:4]}
     correct = torch.arange(n) % 2 == 0
     return Rollouts.of(
         torch.zeros(n, 6, dtype=torch.int64),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from steersman.objective.advantage.poise import InternalValue
 from steersman.objective.components_adora import ADORA
 from steersman.objective.components_advantage import AdvantageComponent, UniformCredit
 from steersman.objective.components_credit import ContrastiveCredit
@@ -26,7 +27,14 @@ SelectStage = Annotated[
 """Every stage that selects groups, rows or tokens."""
 
 AnyStage = Annotated[
-    RewardStage | SelectStage | AdvantageComponent | UniformCredit | ContrastiveCredit | ADORA | ImportanceCorrection,
+    RewardStage
+    | SelectStage
+    | AdvantageComponent
+    | InternalValue
+    | UniformCredit
+    | ContrastiveCredit
+    | ADORA
+    | ImportanceCorrection,
     Field(discriminator="kind"),
 ]
 """Every stage of ours."""

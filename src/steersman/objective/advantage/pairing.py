@@ -127,9 +127,9 @@ class Siblings:
         mean, number = others(score, group, valid)
         value = torch.where(valid, score, torch.zeros_like(score)).double()
         if not prompt_only:
-            return cls(value, group, valid, mean, number, mean, number, valid & (number > 0))
+            return cls(value, group, valid, mean, number, mean.detach(), number, valid & (number > 0))
         size = number + 1
-        whole = (mean * number + value) / size  # of the prompt: no feature is of a response, so none is left out
+        whole = (mean * number + value).detach() / size  # no feature is of a response, so no score is left out
         return cls(value, group, valid, mean, number, whole, size, _first(group, valid))
 
     def within(self) -> float | None:
@@ -138,7 +138,7 @@ class Siblings:
         if not bool(pairs.any()):
             return None
         size = self.others[pairs] + 1
-        gap = (self.value - self.others_mean)[pairs] * (size - 1) / size
+        gap = (self.value - self.others_mean).detach()[pairs] * (size - 1) / size
         return float(gap.square().sum() / ((size - 1) / size).sum())
 
 

@@ -177,7 +177,7 @@ class InternalValue(Stage):
             self.update(phi[scores.known], scores.target[scores.known], at.step)
         baseline, told = self._baseline(phi, scores)
         advantage = torch.where(valid, scores.value - baseline, 0.0)
-        told |= _quality(scores.value[valid], baseline[valid], advantage[valid])
+        told |= _quality(*(x.detach()[valid] for x in (scores.value, baseline, advantage)))
         if self.reasoning_end:
             ended = internal.segments(rollouts, self.reasoning_end)[2]
             told["unfinished_share"] = share(valid & ~ended, valid)

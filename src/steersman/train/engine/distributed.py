@@ -157,12 +157,7 @@ class DistributedEngine(LocalEngine):
                 work.idle(self, rows, temperature)
             work.join(self.processes.gather(work.sums()))
             told |= work.metrics() | {"tokens_trained": told["tokens_trained"] + work.tokens}
-        return told
-
-    def apply(self, step: int, trains: frozenset[str]) -> dict[str, Tensor | float]:
-        """See `LocalEngine.apply`."""
-        told = super().apply(step, trains)
-        self._reshard()
+        self._reshard()  # of the other side, which has no backward
         return told
 
     def _plan(

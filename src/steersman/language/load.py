@@ -247,13 +247,14 @@ def check_tokenizer_fits(tokenizer: Any, config: Any, *, where: str) -> None:
         raise UserError(f"the tokenizer has {size} tokens but the embedding only {rows} rows", where=where, cure=cure)
 
 
-def check_same_vocabulary(policy: Any, reference: Any, *, where: str = "reference") -> None:
+def check_same_vocabulary(policy: Any, reference: Any, *, where: str = "reference", other: str = "reference") -> None:
     """Refuse a reference whose tokens do not mean what the policy's tokens mean.
 
     Args:
         policy: a tokenizer, or a model or configuration (then only the number of embedding rows is compared).
         reference: the same kind of thing as `policy`.
         where: the place to name in the message.
+        other: what the message calls it.
 
     Raises:
         UserError: says how the vocabularies differ.
@@ -263,14 +264,14 @@ def check_same_vocabulary(policy: Any, reference: Any, *, where: str = "referenc
         if first != second:
             differ = sorted(t for t in first.keys() | second.keys() if first.get(t) != second.get(t))
             example = f"{differ[0]!r} is {first.get(differ[0])} in one and {second.get(differ[0])} in the other"
-            what = f"policy and reference have different vocabularies: {len(differ)} tokens differ ({example})"
+            what = f"policy and {other} have different vocabularies: {len(differ)} tokens differ ({example})"
             raise UserError(
                 what, where=where, cure="Both must use the same tokenizer; log-ratios have no meaning otherwise."
             )
         return
     a, b = (getattr(x, "config", x).get_text_config().vocab_size for x in (policy, reference))
     if a != b:
-        raise UserError(f"the policy's vocabulary has {a} rows, the reference's {b}", where=where)
+        raise UserError(f"the policy's vocabulary has {a} rows, the {other}'s {b}", where=where)
 
 
 def context_length(config: Any) -> int | None:

@@ -135,8 +135,10 @@ def _with_paths(recipe: AnyRecipe, change: Callable[[Path], str]) -> dict[str, A
     """The resolved recipe with every path in it (`AnyRecipe.paths`) replaced by what `change` makes of it."""
     values = dump(recipe)
     for path in recipe.paths:
-        table, _, key = path.partition(".")
-        inside = values.get(table)
+        *tables, key = path.split(".")
+        inside: Any = values
+        for table in tables:
+            inside = inside.get(table) if isinstance(inside, dict) else None
         # A key of that name need not be a path: `task.evaluation` of a generator is a number.
         if isinstance(inside, dict) and isinstance(inside.get(key), str):
             inside[key] = change(Path(inside[key]))

@@ -18,12 +18,14 @@ from steersman.language.encode import Truncation
 from steersman.language.sampler import Sampling
 from steersman.objective.components import Aggregation
 from steersman.objective.components_advantage import GRPO, UniformCredit
-from steersman.objective.components_policy import Clipped, ClippedValue, KLLoss, PolicyLoss
+from steersman.objective.components_policy import CISPO, GSPO, SAPO, Clipped, ClippedValue, KLLoss, Reinforce
 from steersman.objective.stages import AnyStage
 from steersman.recipes.presets import lay_under
 from steersman.recipes.rl_tasks import AnyReward, Task
+from steersman.recipes.teachers import AnyTeacher, Distill
 from steersman.recipes.training import AnyRecipe, KeepsDefaults, or_component
-from steersman.task.chain_sum import ChainSum
+from steersman.task.chain_sum import HASH, ChainSum
+from steersman.task.planted import Planted
 from steersman.task.tiny_code import TinyCode
 from steersman.train.engine.work import MOST_SAMPLES
 from steersman.train.loop import Budget
@@ -35,7 +37,11 @@ CACHE_SHARE = 5
 """DAPO punishes the last fifth of the allowed length (4,096 of 20,480 tokens)."""
 CHAIN_SUM_HINT = {"place": "after_prompt", "text": "?{answer}="}
 """How examples of chain_sum show an answer."""
-_KNOW_LONGEST: dict[str, type[ChainSum] | type[TinyCode]] = {"chain_sum": ChainSum, "tiny_code": TinyCode}
+_KNOW_LONGEST: dict[str, type[ChainSum] | type[TinyCode] | type[Planted]] = {
+    "chain_sum": ChainSum,
+    "tiny_code": TinyCode,
+    "planted": Planted,
+}
 
 
 class Rollout(Component):
@@ -125,14 +131,18 @@ def _or_stage(value: Any, handler: Any) -> Any:
 
 NamedStage = Annotated[AnyStage, WrapValidator(_or_stage)]
 """A stage of ours, or one of the user's own (``kind = "package.module:Class"``)."""
-NamedLoss = Annotated[PolicyLoss, WrapValidator(or_component)]
-"""A policy loss of ours, or one of the user's own."""
+AnyLoss = Annotated[Reinforce | Clipped | GSPO | CISPO | SAPO | Distill, Field(discriminator="kind")]
+NamedLoss = Annotated[AnyLoss, WrapValidator(or_component)]
+"""A loss of ours, or one of the user's own."""
 
 
 class RLRecipe(AnyRecipe):
     """Reinforcement learning of a language policy; without a preset GRPO's advantage, DAPO's clip, no KL."""
 
-    paths = (*AnyRecipe.paths, "task.train", "task.evaluation", "reward.path", "critic.path", "auxiliary.data")
+    paths = (
+        *AnyRecipe.paths, "task.train", "task.evaluation", "reward.path", "critic.path", "auxiliary.data",
+        "loss.teacher.path",
+    )  # fmt: skip
     verb: Literal["rl"] = "rl"
     task: Task = Field(description="prompts and held-out prompts")
     reward: AnyReward | None = Field(None, description="grader; absent = the task's own")
@@ -149,6 +159,11 @@ class RLRecipe(AnyRecipe):
     optim: AdamW = AdamW(lr=1e-6)
     budget: RLBudget = RLBudget()
 
+    @property
+    def teacher(self) -> AnyTeacher | None:
+        """Whom the policy learns from; None = nobody."""
+        return self.loss.teacher if isinstance(self.loss, Distill) else None
+
     @classmethod
     def prepare(cls, source: Source) -> Source:
         """The source with its preset, its stages and what follows from other keys written out; twice is once.
@@ -157,9 +172,17 @@ class RLRecipe(AnyRecipe):
             UserError: a preset that does not exist.
         """
         values = lay_under(source, cls.model_fields)
-        _name_kinds(values)
+        kind = _name_kinds(values)
+        cls._defaults(kind, values)
+        _name_reward(kind, values)
         _follow(values)
         return Source(values, source.places, source.name)
+
+    @classmethod
+    def _defaults(cls, kind: str, values: dict[str, Any]) -> None:
+        """Questions are graded."""
+        if kind in ("questions", "reasoning_gym"):
+            values.setdefault("reward", {})
 
     @model_validator(mode="before")
     @classmethod
@@ -167,17 +190,21 @@ class RLRecipe(AnyRecipe):
         return cls.prepare(Source(values, {}, "the recipe")).values if isinstance(values, dict) else values
 
 
-def _name_kinds(values: dict[str, Any]) -> None:
-    """Bare names of stages become tables; a task without a kind is questions, a reward without one is verifiable.
+def _name_kinds(values: dict[str, Any]) -> str:
+    """Bare names of stages become tables; a task without a kind is questions.
 
-    Items of a generator are compared by their own scorer unless another comparison is named.
+    Returns:
+        The task's kind.
     """
     if isinstance(stages := values.get("stages"), list | tuple):
         values["stages"] = [{"kind": s} if isinstance(s, str) else s for s in stages]
     task = values.get("task")
-    kind = task.setdefault("kind", "questions") if isinstance(task, dict) else ""
-    if kind in ("questions", "reasoning_gym"):
-        values.setdefault("reward", {})
+    return str(task.setdefault("kind", "questions")) if isinstance(task, dict) else ""
+
+
+def _name_reward(kind: str, values: dict[str, Any]) -> None:
+    """A reward without a kind is verifiable; items of a generator are compared by their own scorer unless another
+    comparison is named."""
     if isinstance(reward := values.get("reward"), dict):
         graded = reward.setdefault("kind", "verifiable")
         if (kind, graded) == ("reasoning_gym", "verifiable"):
@@ -186,7 +213,7 @@ def _name_kinds(values: dict[str, Any]) -> None:
 
 def _follow(values: dict[str, Any]) -> None:
     """Fill in what depends on another key and was not said: lengths on the longest response, the critic's rate, where
-    an answer is told on the task."""
+    an answer is told and where the reasoning ends on the task."""
     most = _longest(values)
     for stage in values.get("stages") or ():
         if isinstance(stage, dict) and stage.get("kind") == "overlong":
@@ -195,6 +222,12 @@ def _follow(values: dict[str, Any]) -> None:
                 stage.setdefault("cache", max(limit // CACHE_SHARE, 1))
         if isinstance(stage, dict) and stage.get("kind") == "contrastive_credit":
             stage.setdefault("hint", _hint(values.get("task")))
+    loss = values.get("loss")
+    teacher = loss.get("teacher") if isinstance(loss, dict) else None
+    if isinstance(teacher, dict) and teacher.setdefault("kind", "model") == "self":
+        teacher.setdefault("hint", _hint(values.get("task")))
+        if isinstance(stage, dict) and stage.get("kind") == "internal_value" and _kind(values) == "chain_sum":
+            stage.setdefault("reasoning_end", [HASH])
     aggregate = values.get("aggregate")
     if isinstance(aggregate, dict) and aggregate.get("mode") == "seq_sum_const":
         aggregate.setdefault("constant", most)
@@ -203,6 +236,10 @@ def _follow(values: dict[str, Any]) -> None:
         rate = _inside(values, "optim", "lr", RLRecipe.model_fields["optim"].default.lr)
         if isinstance(rate, int | float):
             critic["optim"].setdefault("lr", float(f"{CRITIC_RATE * rate:.12g}"))  # 1e-5, not 9.999999999999999e-06
+
+
+def _kind(values: Mapping[str, Any]) -> Any:
+    return _inside(values, "task", "kind", "")
 
 
 def _hint(task: Any) -> dict[str, str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from steersman.core.component import Stage
 from steersman.core.errors import UserError
+from steersman.language.layers import count_layers, layer_index
+from steersman.objective.advantage.poise import InternalValue
 from steersman.objective.components_advantage import (
     GAE,
     GRPO,
@@ -20,20 +22,25 @@ from steersman.objective.components_advantage import (
     ReinforcePP,
     ReinforcePPBaseline,
 )
+from steersman.objective.components_d3s import PODS
+from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import GSPO, ImportanceCorrection, Reinforce
 from steersman.objective.components_reward import KLReward, Overlong, ShapeReward
 from steersman.objective.select.groups import DynamicSampling
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_parts import gives, needs_critic, terms_of
-from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward, TinyCodePrompts
+from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward, OwnTask, PlantedPrompts, TinyCodePrompts
+from steersman.recipes.teachers import Distill
 from steersman.train.passes import check_parts
 
 _COMPARES = (GRPO, RLOO, OPO, PassK, ReinforcePPBaseline)
 """Advantages that compare the responses of a group."""
 _ADD = (ShapeReward, Overlong, KLReward)
 """Stages that write ``token_reward`` onto what the one before wrote."""
-_READ_REWARD = (*_ADD, *_COMPARES, Baseline, GAE, ReinforcePP)
+_READ_REWARD = (*_ADD, *_COMPARES, Baseline, GAE, ReinforcePP, InternalValue)
 """Stages that take ``token_reward`` where a stage before them gave it, and the raw reward where none did."""
+_BY_OUTCOME = (DynamicSampling, PODS, PFPPO)
+"""Stages that drop responses by what they and their siblings earned."""
 
 
 def check_method(recipe: RLRecipe) -> list[str]:
@@ -42,14 +49,17 @@ def check_method(recipe: RLRecipe) -> list[str]:
     Raises:
         UserError: names the stage, term or key, the stream or field it lacks, who gives it, and the cure.
     """
-    if isinstance(recipe.task, ChainSumPrompts) and recipe.reward is not None:
-        raise UserError("chain_sum grades itself", where="reward", cure="Leave the table out.")
+    if isinstance(recipe.task, ChainSumPrompts | PlantedPrompts) and recipe.reward is not None:
+        raise UserError(f"{recipe.task.kind} grades itself", where="reward", cure="Leave the table out.")
     if isinstance(recipe.task, TinyCodePrompts) and not isinstance(recipe.reward, ModelReward | None):
         cure = "Leave the table out, or let a reward model pay; for where programs run, see task.sandbox."
         raise UserError("tiny_code grades itself by its tests", where="reward", cure=cure)
     _check_critic(recipe)
-    _check_advantage(recipe)
-    check_parts(recipe.stages, terms_of(recipe), gives(recipe), recipe.critic is not None)
+    _check_graded(recipe)
+    if not isinstance(recipe.loss, Distill):
+        _check_advantage(recipe)
+    critic, teacher = recipe.critic is not None, recipe.teacher is not None
+    check_parts(recipe.stages, terms_of(recipe), gives(recipe), critic, teacher=teacher)
     ignored = _check_ignored(recipe)
     _check_sampler(recipe)
     _check_losses(recipe)
@@ -73,6 +83,20 @@ def check_phases(recipe: RLRecipe, total: int) -> None:
         raise UserError(what, where="budget.phases", cure="Raise --steps, or shorten them.")
 
 
+def check_layers(recipe: RLRecipe, config: Any) -> None:
+    """Refuse a pass over a hidden layer that the policy does not have.
+
+    Raises:
+        UserError: names the stage and the layers there are.
+    """
+    for i, stage in enumerate(recipe.stages):
+        for layer in (p.layer for p in stage.passes() if p.layer is not None):
+            try:
+                layer_index(layer, count_layers(config))
+            except UserError as error:
+                raise UserError(error.what, where=f"stages[{i}].layer", allowed=error.allowed) from None
+
+
 def _check_critic(recipe: RLRecipe) -> None:
     readers = [i for i, s in enumerate(recipe.stages) if needs_critic(s)]
     if readers and recipe.critic is None:
@@ -83,6 +107,15 @@ def _check_critic(recipe: RLRecipe) -> None:
     if recipe.critic is not None and not any("returns" in s.gives for s in recipe.stages):
         cure = 'Use the stage "gae", or leave the table [critic] out.'
         raise UserError("is fitted to 'returns', which no stage gives", where="critic", cure=cure)
+
+
+def _check_graded(recipe: RLRecipe) -> None:
+    if recipe.reward is not None or isinstance(recipe.task, OwnTask):
+        return
+    for i, stage in enumerate(recipe.stages):
+        if isinstance(stage, (*_READ_REWARD, DynamicSampling)):
+            what = f"{_name(stage)} reads the reward, and nothing grades the responses"
+            raise UserError(what, where=f"stages[{i}]", cure="Add the table [reward].")
 
 
 def _check_advantage(recipe: RLRecipe) -> None:
@@ -180,6 +213,10 @@ def _check_sizes(recipe: RLRecipe) -> None:
         if isinstance(stage, DynamicSampling) and rollout.samples == 1:
             what = "keeps groups with right and wrong answers, and a group of one response has only one of them"
             raise UserError(what, where=f"stages[{i}]", cure="Raise rollout.samples.")
+        if isinstance(stage, InternalValue) and rollout.samples == 1 and not stage.prompt_only:
+            what = "pairs the responses of a prompt, and there is one"
+            cure = 'Set rollout.samples = 2, or read the prompt alone: features = ["prompt"].'
+            raise UserError(what, where=f"stages[{i}]", cure=cure)
         if isinstance(stage, Overlong) and stage.limit - stage.cache >= rollout.max_new_tokens:
             begins = stage.limit - stage.cache
             what = f"begins to punish at {begins} tokens, and responses have at most {rollout.max_new_tokens}"
@@ -201,7 +238,13 @@ def _warnings(recipe: RLRecipe) -> list[str]:
             f"budget.steps counts updates, and a batch of responses serves {rollout.updates}: {recipe.budget.steps} "
             "of them end within the first batch"
         )
-    for stage in recipe.stages:
+    for i, stage in enumerate(recipe.stages):
+        filters = [s for s in recipe.stages[:i] if isinstance(s, _BY_OUTCOME)]
+        if isinstance(stage, InternalValue) and filters:
+            lines.append(
+                f"{_name(filters[0])} drops responses by outcome before internal_value, which then learns from a "
+                "selection, and its baselines are no longer independent of the responses they are for"
+            )
         if isinstance(stage, Overlong) and stage.limit != rollout.max_new_tokens:
             lines.append(f"overlong punishes up to {stage.limit} tokens, but responses end at {rollout.max_new_tokens}")
     return [f"warning: {line}" for line in lines]

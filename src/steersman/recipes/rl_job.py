@@ -38,9 +38,10 @@ from steersman.recipes.jobs import (
 )
 from steersman.recipes.learners import Say
 from steersman.recipes.rl import Critic, RLRecipe
-from steersman.recipes.rl_checks import check_method, check_phases
+from steersman.recipes.rl_checks import check_layers, check_method, check_phases
 from steersman.recipes.rl_parts import drawing_of, needs_reference, settings_of, stages_of, terms_of, total_steps
 from steersman.recipes.rl_world import make_world
+from steersman.recipes.teachers_load import NOBODY, TeacherReady, prepare_teacher, smallest, teacher_options
 from steersman.recipes.training import Runtime
 from steersman.reward.model import build_reward_model, check_reward_folder
 from steersman.store.checkpoint import latest_checkpoint
@@ -69,6 +70,7 @@ class Ready:
     total: int
     auxiliary: Auxiliary | None
     notes: tuple[str, ...]
+    teacher: TeacherReady = NOBODY
 
 
 def make_ready(
@@ -86,6 +88,7 @@ def make_ready(
     tokenizer = load_tokenizer(spec.path)
     config = AutoConfig.from_pretrained(spec.path, local_files_only=True)
     check_tokenizer_fits(tokenizer, config, where=spec.path)
+    check_layers(recipe, config)
     if spec.reference is not None:
         check_folder(spec.reference)
         check_same_vocabulary(tokenizer, load_tokenizer(spec.reference), where=f"model.reference ({spec.reference})")
@@ -94,14 +97,15 @@ def make_ready(
         check_same_vocabulary(
             tokenizer, load_tokenizer(recipe.critic.path), where=f"critic.path ({recipe.critic.path})"
         )
-    context = context_length(config)
+    teacher = prepare_teacher(recipe, tokenizer, config, allow_import)
+    context = smallest(context_length(config), teacher.context)
     second, lines = _auxiliary(recipe, tokenizer, context)
     device = pick_device(runtime) if device is None else device
     known: dict[str, Any] = {"allow_import": allow_import, "device": device, "micro_tokens": runtime.micro_tokens}
     world, prompts, found = make_world(recipe, tokenizer, context, **known)
     total = total_steps(recipe, prompts)
     check_phases(recipe, total)
-    return Ready(tokenizer, config, world, total, second, (*found, *lines, *notes))
+    return Ready(tokenizer, config, world, total, second, (*found, *lines, *notes), teacher)
 
 
 def _auxiliary(recipe: RLRecipe, tokenizer: Any, context: int | None) -> tuple[Auxiliary | None, list[str]]:
@@ -216,7 +220,7 @@ class _Job:
         shutil.rmtree(self.run.path / "rollouts", ignore_errors=True)
 
     def _learner(self, ready: Ready) -> RLLearner:
-        recipe, engine = self.recipe, self._engine(ready.total)
+        recipe, engine = self.recipe, self._engine(ready)
         stops = stop_ids(engine.policy, ready.tokenizer)
         drawing = drawing_of(recipe, stops, ready.tokenizer, self.runtime.decode_tokens)
         settings = settings_of(recipe, drawing, ready.auxiliary)
@@ -224,11 +228,12 @@ class _Job:
         seed, told = recipe.budget.seed, {"run": self.run, "say": self.say}
         return RLLearner(engine, ready.world, *parts, settings, seed, ready.total, **told)
 
-    def _engine(self, total: int) -> LocalEngine:
-        """Policy, reference and critic with their optimisers."""
-        recipe, spec = self.recipe, self.recipe.model
+    def _engine(self, ready: Ready) -> LocalEngine:
+        """Policy, reference, teacher and critic, with the optimisers of what is trained."""
+        recipe, spec, total = self.recipe, self.recipe.model, ready.total
         policy = load_trained(recipe, self.device)
         known: dict[str, Any] = {"micro_tokens": self.runtime.micro_tokens}
+        known |= teacher_options(recipe, ready.teacher, self.device)
         if spec.reference is not None or (needs_reference(recipe) and spec.lora is None):
             known["reference"] = load_model(spec.reference or spec.path, device=self.device).requires_grad_(False)
             set_precision(known["reference"], spec.precision)

@@ -10,16 +10,23 @@ from steersman.core.errors import UserError
 from steersman.objective.components_policy import KLLoss
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_tasks import ModelReward, OwnTask
+from steersman.recipes.teachers import Distill
 from steersman.reward.verifiable import Verifiable
 from steersman.train.engine.work import Drawing
 from steersman.train.evaluate import Evaluation
+from steersman.train.passes import own_passes
 from steersman.train.rl import GAP_LIMIT, Auxiliary, Phase, Settings
 from steersman.train.terms import Term, kl_term, policy_term, value_term
+from steersman.train.terms_distill import distill_term
 
 
 def terms_of(recipe: RLRecipe) -> tuple[Term, ...]:
     """The objective: the policy's loss, its KL penalty, the critic's loss."""
-    terms = [policy_term(recipe.loss, recipe.aggregate)]
+    loss = recipe.loss
+    if isinstance(loss, Distill):
+        terms = [distill_term(loss.against, recipe.aggregate, ratio_cap=loss.ratio_cap)]
+    else:
+        terms = [policy_term(loss, recipe.aggregate)]
     if recipe.kl is not None:
         terms.append(kl_term(recipe.kl, recipe.aggregate))
     if recipe.critic is not None:
@@ -36,13 +43,14 @@ def gives(recipe: RLRecipe) -> tuple[str, ...]:
     """Optional fields of the rollouts that grading will fill, as the task's world says when it is made."""
     if isinstance(recipe.task, OwnTask) or isinstance(recipe.reward, Verifiable):
         return ("correct", "answer")
-    return () if isinstance(recipe.reward, ModelReward) else ("correct",)
+    return () if isinstance(recipe.reward, ModelReward | None) else ("correct",)
 
 
 def needs_reference(recipe: RLRecipe) -> bool:
     """Whether a term or a stage asks what the reference says."""
     wanted = {n for s in recipe.stages for n in s.needs}
-    asked = [p.by for s in recipe.stages for p in s.passes()]
+    asked: list[str] = [p.by for s in recipe.stages for p in s.passes()]
+    asked += [t.against.by for t in terms_of(recipe) if t.against is not None]
     return isinstance(recipe.kl, KLLoss) or "logp_ref" in wanted or "reference" in asked
 
 
@@ -95,6 +103,9 @@ def settings_of(recipe: RLRecipe, drawing: Drawing, auxiliary: Auxiliary | None)
     """What defines a step."""
     rollout, own = recipe.rollout, recipe.evaluation
     heat = rollout.temperature if own.temperature is None else own.temperature
+    far = own_passes(terms_of(recipe)).get("divergence")
+    # What only training prompts may be told says nothing of the policy on held-out ones.
+    passes = (far,) if far is not None and far.before is None else ()
     return Settings(
         prompts=recipe.budget.batch,
         drawing=drawing,
@@ -104,5 +115,5 @@ def settings_of(recipe: RLRecipe, drawing: Drawing, auxiliary: Auxiliary | None)
         gap_limit=gap_limit(recipe),
         phases=tuple(Phase(p.steps, frozenset(p.trains)) for p in recipe.budget.phases),
         auxiliary=auxiliary,
-        evaluation=Evaluation(own.prompts, own.samples, heat),
+        evaluation=Evaluation(own.prompts, own.samples, heat, passes),
     )

@@ -11,6 +11,7 @@ from steersman.core.component import Component
 from steersman.reward.code import CodeReward
 from steersman.reward.verifiable import RewardFunction, Verifiable
 from steersman.task.chain_sum import ChainSum
+from steersman.task.planted import Planted
 from steersman.task.prompts import ReasoningGymTask
 from steersman.task.tiny_code import TinyCode
 from steersman.task.tiny_code_functions import Purpose
@@ -59,9 +60,17 @@ class TinyCodePrompts(TinyCode):
     )
 
 
-OwnTask = ChainSumPrompts | TinyCodePrompts
+class PlantedPrompts(Planted):
+    """The planted-quadrant testbed of distillation; its grader is its own, and the policy's tokens are its table."""
+
+    evaluation: int = Field(HELD_OUT, ge=0, description="number of held-out prompts")
+
+
+OwnTask = ChainSumPrompts | TinyCodePrompts | PlantedPrompts
 """Tasks that make and grade their prompts themselves."""
-Task = Annotated[QuestionFiles | GymQuestions | ChainSumPrompts | TinyCodePrompts, Field(discriminator="kind")]
+Task = Annotated[
+    QuestionFiles | GymQuestions | ChainSumPrompts | TinyCodePrompts | PlantedPrompts, Field(discriminator="kind")
+]
 """Every source of prompts that a recipe can name by ``kind``."""
 
 

@@ -14,13 +14,22 @@ from steersman.language.hints import check_answer
 from steersman.language.load import check_same_vocabulary, load_tokenizer
 from steersman.objective.credit.references import right_answers
 from steersman.recipes.rl import RLRecipe
-from steersman.recipes.rl_tasks import ChainSumPrompts, GymQuestions, ModelReward, QuestionFiles, TinyCodePrompts
+from steersman.recipes.rl_tasks import (
+    ChainSumPrompts,
+    GymQuestions,
+    ModelReward,
+    PlantedPrompts,
+    QuestionFiles,
+    TinyCodePrompts,
+)
+from steersman.recipes.teachers import SelfTeacher
 from steersman.reward.code_grader import grader_of
 from steersman.reward.model import RewardModel, build_reward_model, load_reward_model
 from steersman.reward.sandbox import Sandbox
 from steersman.reward.verifiable import Grader, Row, Verifiable
 from steersman.store.files import read_json
-from steersman.task import chain_sum, tiny_code_language
+from steersman.task import chain_sum, planted, tiny_code_language
+from steersman.task.planted_world import PlantedWorld
 from steersman.task.prompts import QuestionFile, Questions, ReasoningGymQuestions, read_questions
 from steersman.task.tiny_code_world import TinyCodeWorld
 from steersman.task.world import World
@@ -56,6 +65,10 @@ def make_world(
     task = recipe.task
     if isinstance(task, ChainSumPrompts):
         return _chain_sum(recipe, task, tokenizer, context), None, ["chain_sum: prompts are made as they are needed"]
+    if isinstance(task, PlantedPrompts):
+        _check_tokens("planted", planted.TOKENS, tokenizer)
+        _check_room(planted.PROMPT, task.max_response, recipe, context)
+        return PlantedWorld(task, task.evaluation), None, ["planted: prompts are made as they are needed"]
     device = device or torch.device("cpu")
     if isinstance(task, TinyCodePrompts):
         world = _tiny_code(recipe, task, tokenizer, context, device, micro_tokens)
@@ -130,7 +143,9 @@ def _questions(recipe: RLRecipe) -> tuple[Questions, Questions | None]:
 
 def _check_shown(recipe: RLRecipe, rows: Sequence[Row], tokenizer: Any) -> None:
     """Refuse prompts without what a stage's passes show of them, or whose tokens cannot say it."""
-    for column in dict.fromkeys(c for s in recipe.stages for c in s.columns):
+    shown = [c for s in recipe.stages for c in s.columns]
+    shown += recipe.teacher.columns if isinstance(recipe.teacher, SelfTeacher) else ()
+    for column in dict.fromkeys(shown):
         for row, answer in zip(rows, right_answers(rows, column), strict=True):
             check_answer(answer, tokenizer, str(row["id"]))
 
@@ -141,8 +156,7 @@ def _grader(
     reward = recipe.reward
     if isinstance(reward, ModelReward):
         return _reward_model(reward, tokenizer, device, micro_tokens)
-    assert reward is not None, "every task that does not grade itself has a reward"
-    return grader_of(reward, allow_import)
+    return None if reward is None else grader_of(reward, allow_import)
 
 
 def _reward_model(spec: ModelReward, tokenizer: Any, device: torch.device, micro_tokens: int) -> RewardModel:

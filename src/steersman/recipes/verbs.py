@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steersman.recipes import estimate, jobs, rl_estimate, rl_job, training
+from steersman.recipes.distill import DistillRecipe
 from steersman.recipes.jobs import Outcome
 from steersman.recipes.learners import Say
 from steersman.recipes.rl import RLRecipe
@@ -15,10 +16,10 @@ from steersman.recipes.rl_checks import check_method
 from steersman.recipes.training import AnyRecipe, Runtime
 from steersman.train.loop import Watch
 
-RECIPES: dict[str, type[AnyRecipe]] = {**training.RECIPES, "rl": RLRecipe}
+RECIPES: dict[str, type[AnyRecipe]] = {**training.RECIPES, "rl": RLRecipe, "distill": DistillRecipe}
 """The recipe of each verb."""
-HABITS: dict[str, dict[str, Any]] = {"rl": {"log_every": 1}}
-"""Defaults of `Runtime` that a verb has of its own: a step of rl takes long and is worth a line."""
+HABITS: dict[str, dict[str, Any]] = {"rl": {"log_every": 1}, "distill": {"log_every": 1}}
+"""Defaults of `Runtime` that a verb has of its own: a step with responses takes long and is worth a line."""
 
 
 def check(recipe: AnyRecipe) -> list[str]:

@@ -33,6 +33,11 @@ class Prompts:
         return len(self.ids)
 
 
+def grades(world: "World") -> bool:
+    """Whether a world says what responses are worth; one that does not is enough where a teacher does."""
+    return bool(getattr(world, "grades", True))
+
+
 class World(Protocol):
     """Prompts and their grader."""
 

@@ -106,6 +106,11 @@ class TextWorld:
         return ("correct", "answer") if isinstance(self.grader.reward, Verifiable) else ("correct",)
 
     @property
+    def grades(self) -> bool:
+        """Whether responses are graded."""
+        return self.grader is not None
+
+    @property
     def leaked(self) -> int:
         """Held-out questions whose tokens are also those of a training question; generators are not searched."""
         train, held_out = (self._known.get(id(s), []) for s in (self._questions, self._held_out))

@@ -15,7 +15,7 @@ from steersman.core.errors import RunStopped, UserError
 from steersman.core.types import STOP_LENGTH, Rollouts
 from steersman.objective.advantage.group import group_counts
 from steersman.reward.verifiable import Graded
-from steersman.task.world import World
+from steersman.task.world import World, grades
 from steersman.train.own_code import apply
 from steersman.train.passes import Passes, Rows
 
@@ -121,7 +121,12 @@ def _joined(told: Sequence[Metrics]) -> Metrics:
 def grade(
     engine: Any, world: World, drawn: Rollouts, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Rollouts, tuple[Graded, ...]]:
-    """The rollouts with reward, validity, correctness and answers, graded by all processes together."""
+    """The rollouts with reward, validity, correctness and answers, graded by all processes together.
+
+    Those of a world that does not grade stay as they were drawn.
+    """
+    if not grades(world):
+        return drawn, ()
 
     def work(part: range) -> list[Graded]:
         return [world.grade(drawn.index(slice(part.start, part.stop)), rows[part.start : part.stop])] if part else []
@@ -162,8 +167,8 @@ class _Counted:
 
     @property
     def singletons(self) -> int:
-        """Groups with a single valid row."""
-        return sum(self._groups(r).singletons for r in self.rollouts)
+        """Groups with a single valid row, where there are rewards to compare."""
+        return sum(self._groups(r).singletons for r in self.rollouts if r.reward is not None)
 
     @staticmethod
     def _groups(rollouts: Rollouts) -> Any:
@@ -175,8 +180,6 @@ class _Counted:
         whole = Rollouts.concat(self.rollouts)
         valid, tokens = whole.valid, whole.action.sum(1)
         n, good = len(whole), max(int(valid.sum()), 1)
-        found = self._groups(whole)
-        assert whole.reward is not None
         told: Metrics = {
             "rows_generated": float(n),
             "tokens_generated": float(tokens.sum()),
@@ -184,12 +187,14 @@ class _Counted:
             "rounds": float(len(self.rollouts)),
             "rows_kept": float(len(batch)),
             "tokens_kept": float(batch.action.sum()),
-            "reward_mean": float(whole.reward[valid].double().mean()),
-            "zero_signal_groups": (found.zero_signal + found.singletons) / max(found.groups, 1),
             "invalid_share": float((~valid).sum()) / n,
             "truncated_share": float((whole.stop == STOP_LENGTH).sum()) / n,
             "response_length": float(tokens.sum()) / n,
         }
+        if whole.reward is not None:
+            found = self._groups(whole)
+            told["reward_mean"] = float(whole.reward[valid].double().mean())
+            told["zero_signal_groups"] = (found.zero_signal + found.singletons) / max(found.groups, 1)
         if whole.correct is not None:
             told["accuracy"] = float((whole.correct & valid).sum()) / good
         if self.status:

@@ -18,7 +18,7 @@ def check_vocabulary(policy: Any, teacher: nn.Module | Teacher, shared: int | No
     """Refuse a teacher whose token ids are not the policy's; what ids mean is for their tokenizers to compare.
 
     Args:
-        policy: the policy.
+        policy: the policy, or how many ids it has.
         teacher: a model or an analytic policy.
         shared: ids that both have; None = all, of which they must have equally many.
 
@@ -35,6 +35,8 @@ def check_vocabulary(policy: Any, teacher: nn.Module | Teacher, shared: int | No
 
 
 def _rows(side: Any) -> int:
+    if isinstance(side, int):
+        return side
     if not isinstance(side, nn.Module):
         found = getattr(side, "vocabulary", None)
         if not isinstance(found, int) or not callable(getattr(side, "log_probs", None)):

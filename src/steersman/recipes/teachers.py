@@ -1,0 +1,93 @@
+"""The loss `distill` of a recipe: which teacher, and which divergence from it.
+
+Leaves out: loading one (`recipes.teachers_load`), the loss (`train.terms_distill`), which tokens (stages).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from steersman.core.component import Component, Form
+from steersman.objective.components_credit import ToldRight
+from steersman.objective.credit.hints import Hint
+from steersman.train.terms import Against
+
+RATE = 0.05
+"""Of a teacher that follows the policy, as SDPO has it."""
+
+
+class ModelTeacher(Component):
+    """Another model that reads the policy's tokens; it is never trained."""
+
+    kind: Literal["model"] = "model"
+    path: str = Field(description="folder of a language model, of a run, or of a checkpoint of a run")
+
+
+class OwnTeacher(Component):
+    """An analytic policy of the user's own: an object with `vocabulary` and `log_probs(ids, length)`, or its class."""
+
+    kind: Literal["function"] = "function"
+    object: str = Field(pattern=r"^[\w.]+:\w+$", description="package.module:name; needs --allow-import")
+
+
+class TaskTeacher(Component):
+    """The task's own teacher, where it has one that is known in closed form (planted)."""
+
+    kind: Literal["task"] = "task"
+
+
+class SelfTeacher(Component):
+    """The policy itself, told something: self-distillation (OPSD, SDPO)."""
+
+    kind: Literal["self"] = "self"
+    version: Literal["start", "live", "average"] = Field(
+        "start", description="as it was before training, as it is, or a moving average of its weights"
+    )
+    rate: float = Field(RATE, gt=0, le=1, description="of the average: its step towards the policy")
+    tell: Literal["nothing", "answer"] = Field("answer", description="what it is told before it judges a response")
+    reference: str = Field("answer", min_length=1, description="column of the prompt with the answer that is told")
+    hint: Hint = Field(Hint(), description="where and in which words an answer is told")
+
+    @model_validator(mode="after")
+    def _differs(self) -> "SelfTeacher":
+        if self.tell == "nothing" and self.version == "live":
+            raise ValueError("version is live and tell is nothing: the policy is compared with itself")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a prompt that are shown."""
+        return (self.reference,) if self.tell == "answer" else ()
+
+
+AnyTeacher = Annotated[ModelTeacher | OwnTeacher | TaskTeacher | SelfTeacher, Field(discriminator="kind")]
+"""Every teacher that a recipe can name by ``kind``."""
+
+
+class Distill(Component):
+    """The divergence of the policy from a teacher, at every token in the loss."""
+
+    kind: Literal["distill"] = "distill"
+    teacher: AnyTeacher = Field(description="whom the policy learns from")
+    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = Field(
+        "reverse_kl", description="KL(policy || teacher), KL(teacher || policy), or Jensen-Shannon"
+    )
+    beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in jsd")
+    top_k: int | None = Field(None, ge=1, description="the policy's likeliest k tokens and all others as one")
+    impossible: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="tokens to which the teacher gives no chance at all: an error, or out of both"
+    )
+    ratio_cap: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="bound of a weight for tokens of an older policy; absent = none"
+    )
+
+    @property
+    def against(self) -> Against:
+        """The other side of the loss."""
+        form, teacher = Form(self.divergence, self.beta, self.top_k, self.impossible), self.teacher
+        if not isinstance(teacher, SelfTeacher):
+            return Against("teacher", None, form)
+        by: Literal["reference", "policy", "teacher"]
+        by = "reference" if teacher.version == "start" else "policy" if teacher.version == "live" else "teacher"
+        before = ToldRight(teacher.hint, teacher.reference) if teacher.tell == "answer" else None
+        return Against(by, before, form)

@@ -86,17 +86,20 @@ def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
 
     from steersman.core.config import read, to_toml, validate
     from steersman.core.errors import UserError
-    from steersman.recipes.presets import SHIPPED
+    from steersman.recipes.presets import DISTILLED, SHIPPED
     from steersman.recipes.verbs import RECIPES, check
 
     if name not in RECIPES and name not in SHIPPED:
         near = get_close_matches(name, [*RECIPES, *SHIPPED], n=1)
         cure = f"Did you mean {near[0]!r}?" if near else ""
         raise UserError(f"{name!r} is not known", where="name", allowed=", ".join([*RECIPES, *SHIPPED]), cure=cure)
-    base: dict[str, object] = {"verb": name if name in RECIPES else "rl", "model": {"path": "path/to/model"}}
+    verb = name if name in RECIPES else "distill" if name in DISTILLED else "rl"
+    base: dict[str, object] = {"verb": verb, "model": {"path": "path/to/model"}}
     base |= {"preset": name} if name in SHIPPED else {}
     rows = {"train": "train.jsonl"}
-    base |= {"task": {"kind": "questions"} | rows} if base["verb"] == "rl" else {"data": rows}
+    base |= {"task": {"kind": "questions"} | rows} if verb in ("rl", "distill") else {"data": rows}
+    if verb == "distill" and "teacher" not in DISTILLED.get(name, {"loss": {}})["loss"]:
+        base |= {"loss": {"kind": "distill", "teacher": {"path": "path/to/teacher"}}}
     recipe = validate(RECIPES[str(base["verb"])], read(None, overrides, base), allow_import)
     check(recipe)
     return to_toml(recipe)

@@ -54,7 +54,7 @@ class TrainingProgress:
         self.task: TaskID | None = None
         self.first: tuple[int, float] | None = None
         self.log_every: int = runtime.log_every
-        self.rl = RLNotes(recipe.rollout.samples) if getattr(recipe, "verb", "") == "rl" else None
+        self.rl = RLNotes(recipe.rollout.samples) if getattr(recipe, "verb", "") in ("rl", "distill") else None
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -136,7 +136,7 @@ class TrainingProgress:
             table.add_row("calibration error", f"{result['report']['calibration_error']:.3f}")
         out.print(table)
         out.print(f"model  {outcome.folder / 'model'}", highlight=False)
-        if result.get("verb") == "rl":
+        if result.get("verb") in ("rl", "distill"):
             out.print(f"look at samples  {outcome.folder / 'samples.jsonl'}", highlight=False)
 
 

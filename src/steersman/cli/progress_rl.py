@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 _PARTS = (
     ("no signal", "zero_signal_groups", "{:.0%}"),
+    ("divergence", "divergence", "{:.3g}"),
     ("KL", "kl_ref", "{:.3g}"),
     ("KL/response", "kl_reward/kl_row", "{:.3g}"),
     ("entropy", "entropy", "{:.3g}"),
@@ -37,7 +38,7 @@ class RLNotes:
         """A logged step."""
         self.known |= metrics
         self.now, self.step = metrics, step
-        if "reward_mean" in metrics or "accuracy" in metrics:
+        if "rows_generated" in metrics:
             self.drawn = step
         self._count(metrics)
 

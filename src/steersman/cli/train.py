@@ -1,4 +1,4 @@
-"""`steersman train sft|reward|preference|rl`: train a model folder on a JSONL file, by options or by a recipe."""
+"""`steersman train sft|reward|preference|rl|distill`: train a model folder on a JSONL file, by options or a recipe."""
 
 import os
 from collections.abc import Mapping
@@ -99,6 +99,52 @@ def reinforcement(
     _train("rl", options, {} if preset is None else {"preset": preset}, dry_run, as_json)
 
 
+@app.command()
+def distill(
+    model: Model = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Folder of a model with the same tokenizer, or of a run.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Prompts, JSON Lines; answers are not needed.")] = None,
+    eval_file: Annotated[Path | None, typer.Option("--eval", help="Held-out prompts, JSON Lines.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="opd, tip, ...")] = None,
+    select: Annotated[
+        str | None, typer.Option("--select", help="Learn from some tokens: soft_or, entropy, q3, divergence, random.")
+    ] = None,
+    keep: Annotated[float | None, typer.Option("--keep", help="Share of the tokens that --select keeps.")] = None,
+    config: Config = None,
+    out: Out = None,
+    steps: Steps = None,
+    overrides: Set = None,
+    resume: Resume = None,
+    dry_run: Dry = False,
+    device: Device = None,
+    track: Track = None,
+    allow_import: Allow = None,
+    as_json: Json = False,
+) -> None:
+    """On-policy distillation: the model answers, and learns what a teacher would have done at every token."""
+    options = _Options(model, data, eval_file, config, out, steps, overrides, resume, device, track, allow_import)
+    extra = {"loss.teacher.path": teacher, "preset": preset}
+    options.overrides[:0] = _selected(select, keep, config)
+    _train("distill", options, {k: v for k, v in extra.items() if v is not None}, dry_run, as_json)
+
+
+def _selected(rule: str | None, keep: float | None, config: Path | None) -> list[str]:
+    """``--select`` and ``--keep`` as the one stage that they stand for."""
+    from steersman.core.errors import UserError
+
+    if rule is None and keep is None:
+        return []
+    if rule is None:
+        raise UserError("needs --select, which says what tokens are compared by", where="--keep")
+    if config is not None:
+        cure = 'Write stages = [{ kind = "select_tokens" }] there, or use --set stages=...'
+        raise UserError("is one stage, and the recipe may have others", where="--select", cure=cure)
+    table = f'kind = "select_tokens", rule = {_toml(rule)}' + ("" if keep is None else f", keep = {float(keep)}")
+    return [f"stages=[{{ {table} }}]"]
+
+
 class _Options:
     """What the verbs have in common, and how it becomes a recipe."""
 
@@ -151,7 +197,7 @@ class _Options:
             own.values.setdefault(key, value)
         own.places.update(dict.fromkeys(sets, "the command line"))
         runtime = validate(Runtime, own)
-        _require(source.values, _key(verb, _TRAIN))
+        _require(source.values, _key(verb, _TRAIN), verb)
         return validate(RECIPES[verb], source, self.allow_import), runtime, checkpoint
 
 
@@ -184,11 +230,11 @@ _TRAIN, _EVALUATION = "data.train", "data.evaluation"
 
 
 def _key(verb: str, key: str) -> str:
-    """The key that an option stands for: rl has a task where the others have data."""
-    return key.replace("data.", "task.") if verb == "rl" else key
+    """The key that an option stands for: rl and distill have a task where the others have data."""
+    return key.replace("data.", "task.") if verb in ("rl", "distill") else key
 
 
-def _require(values: Mapping[str, Any], train: str) -> None:
+def _require(values: Mapping[str, Any], train: str, verb: str) -> None:
     """Say which option gives a missing key, unless a typo explains it, which validation names."""
     from difflib import get_close_matches
 
@@ -201,6 +247,11 @@ def _require(values: Mapping[str, Any], train: str) -> None:
             continue
         if not get_close_matches(key, inside) and not get_close_matches(table, values.keys() - {table}):
             raise UserError(f"{path} is missing", cure=f"Give it with {option}, or in a recipe with --config.")
+    loss = values.get("loss", {})
+    named = "preset" in values or not isinstance(loss, dict) or get_close_matches("teacher", loss)
+    if verb == "distill" and not named:
+        cure = "Give a model's folder with --teacher, or the table [loss.teacher] in a recipe with --config."
+        raise UserError("loss.teacher is missing", cure=cure)
 
 
 def _run_of(path: Path) -> tuple[Path, Path | None]:

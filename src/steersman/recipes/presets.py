@@ -113,6 +113,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optim": RATE,
         "budget": {"phases": [{"steps": 10, "trains": ["critic"]}]},
     },
+    # arXiv 2605.07579: two responses of many prompts, a baseline from hidden states, no filter, no KL. The loss is
+    # equation 14 with the clip of table 4; updates of 16 prompts are the paper's, and so are more prompts than usual, 512
+    # there and 128 here. The penalty of the probe is chosen by its leave-one-out error; 0.01 there is hardly any.
+    "poise": {
+        "stages": ["internal_value", "uniform"],
+        "loss": {"kind": "clipped", "eps_low": 0.2, "eps_high": 0.28},
+        "aggregate": PER_ROW,
+        "rollout": {"samples": 2, "minibatches": 8},
+        "optim": RATE,
+        "budget": {"batch": 128},
+    },
     # arXiv 2605.19436: a token's advantage by how much the right answer, against a wrong one of its group, speaks for
     # it; half of the advantage at first and none after 25 steps. The rate is that of the authors' script, five times
     # the one of the GRPO beside it: compare at equal rates. Where the answer is told follows the task.
@@ -145,7 +156,23 @@ COMBINED: dict[str, dict[str, Any]] = {
     },
 }
 """Recipes of ours that put published methods together, in the same form."""
-SHIPPED = PRESETS | COMBINED
+_OPD: dict[str, Any] = {
+    "stages": [],
+    "loss": {"kind": "distill", "divergence": "reverse_kl"},
+    "aggregate": PER_TOKEN,
+    "rollout": {"samples": 1},
+    "optim": RATE | {"schedule": "cosine", "weight_decay": 0.1},
+}
+DISTILLED: dict[str, dict[str, Any]] = {
+    # On-policy distillation as TIP's paper has it: reverse KL over the whole vocabulary, a mean over tokens, AdamW with
+    # a cosine. One response of each prompt is the default of its authors' repository; the paper has 16. The teacher
+    # is for the user to name.
+    "opd": _OPD,
+    # arXiv 2604.14084: the half of the tokens where the policy is uncertain or the teacher disagrees.
+    "tip": _OPD | {"stages": [{"kind": "select_tokens", "rule": "soft_or", "keep": 0.5}]},
+}
+"""Recipes with the loss `distill`, of `recipes.distill.DistillRecipe` as well."""
+SHIPPED = PRESETS | COMBINED | DISTILLED
 """Every name that ``preset`` may have."""
 
 

@@ -16,6 +16,8 @@ from steersman.recipes.jobs import output_folder, pick_device
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_job import make_ready
 from steersman.recipes.rl_parts import needs_reference
+from steersman.recipes.teachers import SelfTeacher
+from steersman.recipes.teachers_load import TeacherReady
 from steersman.recipes.training import Runtime
 
 _PROMPTS = 64  # of which the mean length is taken
@@ -47,6 +49,10 @@ def measures(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = (
     passes = (rollout.updates > 1 and rollout.old == "recompute") + needs_reference(recipe) + len(told)
     work = parameters * (2 * drawn + (2 * passes + 6 * rollout.epochs) * seen)
     memory = memory_of(ready.config, parameters, trained, runtime.micro_tokens, recipe) + 4 * parameters * reference
+    teacher, copied = _teacher(recipe, ready.teacher, parameters)
+    compares = any("divergence" in n for s in recipe.stages for n in s.needs)
+    work += 2 * seen * (teacher * rollout.epochs + compares * (parameters + teacher))
+    memory += 4 * copied
     if recipe.critic is not None:
         work += parameters * (2 + 6 * rollout.epochs) * seen
         memory += 16 * parameters
@@ -65,6 +71,19 @@ def measures(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = (
         "folder": str(output_folder(recipe, runtime)),
         "notes": list(ready.notes),
     }
+
+
+def _teacher(recipe: RLRecipe, ready: TeacherReady, parameters: int) -> tuple[int, int]:
+    """Parameters of the teacher, and those of them that are not the policy's or the reference's own."""
+    if isinstance(recipe.teacher, SelfTeacher):
+        return parameters, parameters * (recipe.teacher.version == "average")
+    if ready.found is None:
+        return 0, 0
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(ready.found.folder, local_files_only=True)
+    own = sum(p.numel() for p in shape(config).parameters())
+    return own, own
 
 
 def described(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = ()) -> str:

@@ -76,3 +76,10 @@ def test_a_prompt_that_is_not_known_and_a_conversation_without_a_user_are_refuse
         told(Hinted((1,), {"id": "p5"}, "in_user_turn", TURN, "2"), CHAT)
     with pytest.raises(UserError, match="p5: the conversation has no turn of the user"):
         told(hinted("in_user_turn", TURN, "2", ({"role": "system", "content": "x"},)), CHAT)
+
+
+def test_the_thinking_of_a_response_is_left_out():
+    given = Hinted((7, 8), {"id": "p5"}, "after_prompt", " ={answer}", tuple(ids("1 + 1 </t> 1 </t> 2")), "</t>")
+    assert told(given, CHAT) == [7, 8, *ids(" =2")]
+    with pytest.raises(UserError, match="behind: responses of this task are no text"):
+        spliced(given, ids)

@@ -59,6 +59,7 @@ class Hinted:
             the user, or the whole prompt where that is plain text.
         text: with `{answer}`, and in a turn with `{prompt}` for what stood there.
         answer: what comes for `{answer}`: text, or token ids.
+        behind: of an answer of token ids only the text behind the last of these; empty = all of it.
     """
 
     prompt: tuple[int, ...]
@@ -66,6 +67,7 @@ class Hinted:
     place: Literal["after_prompt", "in_user_turn"]
     text: str
     answer: str | tuple[int, ...]
+    behind: str = ""
 
 
 Before = Callable[[Rollouts, Sequence[Mapping[str, Any]]], Sequence[Any]]

@@ -5,6 +5,7 @@ conversation is rendered anew. Leaves out: which answer and which words (`object
 of whole prompts (`encode`).
 """
 
+from dataclasses import replace
 from typing import Any
 
 from steersman.core.component import Hinted
@@ -25,6 +26,9 @@ def told(hinted: Hinted, tokenizer: Any) -> Any:
             conversation without a turn of the user.
     """
     where = str(hinted.row.get("id", "context"))
+    if hinted.behind and not isinstance(hinted.answer, str):
+        text = _text(hinted.answer, tokenizer).rpartition(hinted.behind)[2].strip()
+        hinted = replace(hinted, answer=text, behind="")
     if isinstance(hinted.answer, str):
         check_answer(hinted.answer, tokenizer, where)
     if hinted.place == "after_prompt":
@@ -50,7 +54,12 @@ def spliced(hinted: Hinted, ids_of: Any) -> list[int]:
     Args:
         hinted: with the place "after_prompt".
         ids_of: text -> token ids.
+
+    Raises:
+        UserError: `behind` is set; only text can be searched.
     """
+    if hinted.behind:
+        raise UserError("responses of this task are no text to search", where="behind", cure="Leave it out.")
     if isinstance(hinted.answer, str):
         return [*hinted.prompt, *ids_of(hinted.text.replace(ANSWER, hinted.answer))]
     out = list(hinted.prompt)

@@ -8,7 +8,7 @@ themselves (`train.passes`).
 Sources: CEPO arXiv 2605.19436; RLSD arXiv 2604.03128.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -21,11 +21,11 @@ from steersman.core.types import Rollouts
 from steersman.objective.components import Positive
 from steersman.objective.components_reward import Metrics, counted, share
 from steersman.objective.credit.cepo import Credit, credit
+from steersman.objective.credit.demonstrate import Row, ToldRight
 from steersman.objective.credit.hints import Hint, prompts
 from steersman.objective.credit.references import Rule, right_answers, wrong_answers
 from steersman.objective.select.noise import row_noise, token_noise
 
-Row = Mapping[str, Any]
 RIGHT, OTHER = "logp_teacher", "logp_teacher_wrong"
 
 
@@ -39,18 +39,6 @@ class WithSignal:
         """bool ``[N]``."""
         a = rollouts.streams[self.stream]
         return a != 0 if a.ndim == 1 else ((a != 0) & counted(rollouts)).any(1)
-
-
-@dataclass(frozen=True, slots=True)
-class ToldRight:
-    """The right answer before each response."""
-
-    hint: Hint
-    column: str
-
-    def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
-        """What stands before each response."""
-        return list(self.hint.tell(rollouts, rows, right_answers(rows, self.column)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Hint(Component):
         rollouts: Rollouts,
         rows: Sequence[Mapping[str, Any]],
         answers: Sequence[str | tuple[int, ...] | None],
+        behind: str = "",
     ) -> list[Hinted | None]:
         """What stands before each response when its answer is told; None where there is none.
 
@@ -59,13 +60,14 @@ class Hint(Component):
             rollouts: N rows.
             rows: the grader's row of each.
             answers: text or token ids for each.
+            behind: of token ids only the text behind the last of these is told; empty = all of it.
         """
         if not len(rollouts) == len(rows) == len(answers):
             sizes = len(rollouts), len(rows), len(answers)
             raise UserError(f"{sizes} rollouts, rows and answers", where="hint")
         found: list[Hinted | None] = []
         for ids, row, answer in zip(prompts(rollouts), rows, answers, strict=True):
-            found.append(None if answer is None else Hinted(ids, row, self.place, self.words, answer))
+            found.append(None if answer is None else Hinted(ids, row, self.place, self.words, answer, behind))
         return found
 
 

@@ -1,0 +1,75 @@
+"""What the policy is told before it judges its own responses: the reference, or a sibling that succeeded.
+
+Each is a function of a batch and the grader's rows (`core.component.Before`), equal where its settings are.
+Leaves out: wrong answers (`components_credit`), in which words (`credit.hints`), what is made of the judgement.
+Sources: OPSD arXiv 2601.18734 (reference); SDPO arXiv 2601.20802 (sibling).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from steersman.core.types import STOP_EOS, Rollouts
+from steersman.objective.credit.hints import Hint
+from steersman.objective.credit.references import right_answers
+from steersman.objective.select.noise import row_key
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToldRight:
+    """The right answer before each response.
+
+    Args:
+        hint: where and in which words.
+        column: of the prompt's row with the right answer.
+    """
+
+    hint: Hint
+    column: str = "answer"
+
+    def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+        """What stands before each response."""
+        return list(self.hint.tell(rollouts, rows, right_answers(rows, self.column)))
+
+
+@dataclass(frozen=True, slots=True)
+class ToldSibling:
+    """A successful response of the same group, never the row's own; None where there is none.
+
+    Among several the choice follows their tokens, so it is the same in any order of rows.
+
+    Args:
+        hint: where and in which words.
+        show: the whole response, without the token that ended it, or its answer alone.
+        behind: of a response only the text behind the last of these, e.g. the end of thinking; empty = all of it.
+    """
+
+    hint: Hint
+    show: Literal["response", "answer"] = "response"
+    behind: str = ""
+
+    def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+        """What stands before each response; the rollouts say which are correct."""
+        found = [None if i is None else self._shown(rollouts, i) for i in siblings(rollouts)]
+        return list(self.hint.tell(rollouts, rows, found, self.behind))
+
+    def _shown(self, rollouts: Rollouts, i: int) -> str | tuple[int, ...] | None:
+        if self.show == "answer":
+            assert rollouts.answer is not None
+            return rollouts.answer[i]
+        end = int(rollouts.length[i]) - int(rollouts.stop[i] == STOP_EOS)
+        return tuple(rollouts.ids[i, int(rollouts.prompt_length[i]) : end].tolist())
+
+
+def siblings(rollouts: Rollouts) -> list[int | None]:
+    """The row of a correct response of the same group beside each row's own; None where there is none."""
+    assert rollouts.correct is not None
+    group, keys = rollouts.group.tolist(), row_key(rollouts).tolist()
+    good: dict[int, list[int]] = {}
+    for i in (rollouts.correct & rollouts.valid).nonzero()[:, 0].tolist():
+        good.setdefault(group[i], []).append(i)
+    for rows in good.values():
+        rows.sort(key=lambda i: keys[i])
+    return [next((j for j in good.get(g, ()) if j != i), None) for i, g in enumerate(group)]

@@ -50,7 +50,8 @@ def rollouts() -> Rollouts:
     streams = {"logp_old": OLD, "logp_ref": REF, "value": VALUES, "value_end": torch.zeros(N)}
     streams |= {"logp_teacher": TOLD, "logp_teacher_wrong": TOLD_WRONG}
     streams = {k: x * MASK if x.ndim == 2 else x for k, x in streams.items()}
-    return Rollouts.of(ids, PROMPT + SIZE, torch.full((N,), PROMPT), **known, streams=streams).check()
+    states = {"hidden_prompt": OLD[:, :4], "hidden_reasoning": NOW[:, :4], "entropy": -OLD * MASK}
+    return Rollouts.of(ids, PROMPT + SIZE, torch.full((N,), PROMPT), **known, streams=streams | states).check()
 
 
 def recipe(name: str) -> RLRecipe:
@@ -184,6 +185,13 @@ def rlsd(now: Tensor) -> tuple[Tensor, Tensor]:
     return told(0.2), per_token(clip(told(0.2), now, 0.2, 0.28))
 
 
+def poise(now: Tensor) -> tuple[Tensor, Tensor]:
+    # before the probe has learnt anything: what the other prompt's responses earned
+    first = GROUP == 5
+    a = (R - torch.where(first, R[~first].mean(), R[first].mean()))[:, None]
+    return a.expand(N, WIDTH), per_row(clip(a, now, 0.2, 0.28))
+
+
 def by_gae() -> tuple[Tensor, Tensor]:
     value, reward = VALUES.double() * M, last_token(R)
     a = torch.zeros(N, WIDTH, dtype=torch.float64)
@@ -198,7 +206,7 @@ def by_gae() -> tuple[Tensor, Tensor]:
 
 BY_HAND: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     f.__name__: f
-    for f in (grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, dapo, gspo, cispo, sapo, ppo, cepo, rlsd)
+    for f in (grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, dapo, gspo, cispo, sapo, ppo, poise, cepo, rlsd)
 }
 
 

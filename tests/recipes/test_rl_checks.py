@@ -33,6 +33,7 @@ REFUSED = {
     "gspo by tokens": (["loss.kind=gspo"], "aggregate.mode: is token_mean"),
     "minibatches": (["rollout.minibatches=300"], "32 x 8 = 256 responses"),
     "lonely dynamic": (["preset=dapo", "rollout.samples=1"], "a group of one response"),
+    "lonely poise": (["preset=poise", "rollout.samples=1"], r"stages\[0\]: pairs the responses.*features = \["),
     "dynamic by a model": (["preset=dapo", "reward.kind=model", "reward.path=r"], "reads 'correct', which this task's"),
     "overlong beyond": (['stages=[{kind="overlong",limit=999,cache=9},"grpo","uniform"]'], "begins to punish at 990"),
     "the same twice": (['stages=["grpo","grpo","uniform"]'], r"stages\[0\]: grpo gives 'advantage_row', which grpo"),
@@ -62,6 +63,10 @@ WARNED = {
     "group of one": (["rollout.samples=1"], "grpo compares the responses of a prompt, and there is one"),
     "reinforce": (["loss.kind=reinforce", "rollout.minibatches=4"], "3 of the 4 updates of a batch are off-policy"),
     "less than a batch": (["preset=dapo", "budget.steps=5"], "a batch of responses serves 16: 5 of them end within"),
+    "filter before a probe": (
+        ['stages=["dynamic_sampling","internal_value","uniform"]'],
+        "dynamic_sampling drops responses by outcome before internal_value",
+    ),
     "overlong": (['stages=[{kind="overlong",limit=300,cache=100},"grpo","uniform"]'], "punishes up to 300 tokens"),
 }
 

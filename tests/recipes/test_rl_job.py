@@ -1,5 +1,6 @@
 """Jobs of `train rl` from start to finish: every preset, every task and grader, exports, resuming, what stops one."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +62,13 @@ def recipe(desk: SimpleNamespace, **tables: Any) -> RLRecipe:
     }
     merge(usual, tables)
     return validate(RLRecipe, Source(usual, {}, "the test"))
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Tables with others over them, in a copy."""
+    found = copy.deepcopy(below)
+    merge(found, above)
+    return found
 
 
 @pytest.fixture
@@ -155,8 +163,16 @@ def test_the_policy_learns_what_the_function_likes(desk: SimpleNamespace, run: A
     assert done.result["evaluation"]["accuracy_low"] > done.result["before"]["accuracy_high"]
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one(desk: SimpleNamespace, run: Any, tmp_path: Path) -> None:
-    made = recipe(desk, preset="gspo", budget={"steps": 5}, rollout={"minibatches": 4})
+POISE = {"stages": [{"kind": "internal_value", "min_examples": 6, "blend": True}, "uniform"], "budget": {"batch": 6}}
+RESUMED = {
+    "gspo": {"preset": "gspo", "rollout": {"minibatches": 4}},
+    "poise": {"preset": "poise", "rollout": {"minibatches": 1, "samples": 3}, **POISE},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_equals_the_uninterrupted_one(desk: SimpleNamespace, run: Any, tmp_path: Path, name: str) -> None:
+    made = recipe(desk, **merged(RESUMED[name], {"budget": {"steps": 5}}))
     whole = run(made, "whole", runtime={"checkpoint_every": 2, "keep": 9})
     first = list_checkpoints(whole.folder / "ckpt")[0]
     part = run(made, "part", resume=first)
@@ -164,6 +180,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one(desk: SimpleNamespace, run: 
     weights = [(f / "model" / "model.safetensors").read_bytes() for f in (whole.folder, part.folder)]
     assert weights[0] == weights[1]
     assert part.result["before"] == {}
+
+
+def test_a_probe_of_hidden_states_learns_from_batch_to_batch(desk: SimpleNamespace, run: Any) -> None:
+    made = recipe(
+        desk, preset="poise", rollout={"minibatches": 1, "samples": 2}, **merged(POISE, {"budget": {"steps": 4}})
+    )
+    told = [r for r in run(made).rows if "train/internal_value/examples" in r]
+    assert [r["train/internal_value/examples"] for r in told] == [0, 12, 24, 36]
+    assert [r["train/internal_value/cold"] for r in told] == [1, 0, 0, 0]
+    prompt = [{"kind": "internal_value", "features": ["prompt"], "min_examples": 6}, "uniform"]
+    alone = run(recipe(desk, preset="poise", stages=prompt, rollout={"minibatches": 1, "samples": 1}), "alone")
+    assert [r["train/internal_value/cold"] for r in alone.rows if "train/internal_value/cold" in r] == [1, 1]
 
 
 def test_chain_sum_grades_itself_and_wants_its_own_tokens(desk: SimpleNamespace, run: Any, tmp_path: Path) -> None:
@@ -323,10 +351,12 @@ def test_what_is_wrong_with_prompts_is_found_before_weights_are_read(
         run(recipe(desk, preset="ppo", budget={"phases": [{"steps": 5, "trains": ["critic"]}]}), "b")
     with pytest.raises(UserError, match="imported only when you say so"):
         carry_out_rl(recipe(desk), Runtime(out=str(tmp_path / "c")), say=lambda line: None)
+    with pytest.raises(UserError, match=r"stages\[0\]\.layer: the model has no layer 2\n.*0 to 1"):
+        run(recipe(desk, stages=[{"kind": "internal_value", "layer": 2}, "uniform"]), "d")
     lacking = write(tmp_path / "lacking.jsonl", [{"prompt": "a"}])
     with pytest.raises(UserError, match='"answer" is missing'):
-        run(recipe(desk, task={"train": str(lacking)}, reward={"kind": "verifiable"}), "d")
-    for name in "abcd":
+        run(recipe(desk, task={"train": str(lacking)}, reward={"kind": "verifiable"}), "e")
+    for name in "abcde":
         assert not (tmp_path / name / "run.json").exists()
 
 

@@ -114,8 +114,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "budget": {"phases": [{"steps": 10, "trains": ["critic"]}]},
     },
     # arXiv 2605.07579: two responses of many prompts, a baseline from hidden states, no filter, no KL. The loss is
-    # equation 14 with the clip of table 4; updates of 16 prompts are the paper's, and so are more prompts than usual, 512
-    # there and 128 here. The penalty of the probe is chosen by its leave-one-out error; 0.01 there is hardly any.
+    # equation 14 with the clip of table 4; updates of 16 prompts are the paper's, and so are more prompts than usual,
+    # 512 there and 128 here. The probe's penalty is chosen by leave-one-out error; 0.01 there is hardly any.
     "poise": {
         "stages": ["internal_value", "uniform"],
         "loss": {"kind": "clipped", "eps_low": 0.2, "eps_high": 0.28},

@@ -222,12 +222,12 @@ def _follow(values: dict[str, Any]) -> None:
                 stage.setdefault("cache", max(limit // CACHE_SHARE, 1))
         if isinstance(stage, dict) and stage.get("kind") == "contrastive_credit":
             stage.setdefault("hint", _hint(values.get("task")))
+        if isinstance(stage, dict) and stage.get("kind") == "internal_value" and _kind(values) == "chain_sum":
+            stage.setdefault("reasoning_end", [HASH])
     loss = values.get("loss")
     teacher = loss.get("teacher") if isinstance(loss, dict) else None
     if isinstance(teacher, dict) and teacher.setdefault("kind", "model") == "self":
         teacher.setdefault("hint", _hint(values.get("task")))
-        if isinstance(stage, dict) and stage.get("kind") == "internal_value" and _kind(values) == "chain_sum":
-            stage.setdefault("reasoning_end", [HASH])
     aggregate = values.get("aggregate")
     if isinstance(aggregate, dict) and aggregate.get("mode") == "seq_sum_const":
         aggregate.setdefault("constant", most)

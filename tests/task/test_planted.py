@@ -110,7 +110,7 @@ def test_kinds_have_the_shares_of_the_pilot():
 
 
 def test_kinds_of_a_row_that_is_short_or_long():
-    short, long = row("444+001=.a0.b", end=False), row("444+001=.a0.b0.c0.d1.a")
+    short, long = row("444+001=.a0:b", end=False), row("444+001=.a0:b0;c0,d1.a")
     assert planted.kinds(TASK, short)[0, PROMPT:].tolist() == [1, 4, 1, 1, 4]
     assert planted.kinds(TASK, long)[0, PROMPT:].tolist() == [1, 4, 1, 1, 4, 2, 1, 4, 2, 1, 4, 2, 1, 0, 0]
     assert planted.written_digits(short).tolist() == [[0, PAD, PAD, PAD]]
@@ -125,7 +125,7 @@ def generator_logits(task, ids, length):
         if t >= RESPONSE - 1:
             out[i, EOS] += 1
         elif what == 0:
-            out[i, FORMAT] += 1
+            out[i, FORMAT + j] += 1
         elif what == 1:
             out[i, SYNONYM : SYNONYM + SYNONYMS] += 1 / 8
         elif times[i]:
@@ -162,7 +162,7 @@ def test_every_kind_lies_in_its_quadrant():
 
 def test_the_teacher_is_a_distribution_and_ignores_what_was_written():
     teacher = PlantedTeacher(TASK)
-    right, wrong = row("444+001=.a0.b0.c0.d1"), row("444+001=......ee9=+1")
+    right, wrong = row("444+001=.a0:b0;c0,d1"), row("444+001=..::..ee9=+1")
     for extra in range(RESPONSE):
         length = torch.tensor([PROMPT + extra])
         log_p = teacher.log_probs(right.ids, length)
@@ -182,13 +182,14 @@ def test_the_teacher_is_a_distribution_and_ignores_what_was_written():
 @pytest.mark.parametrize(
     ("response", "end", "value", "status", "answer"),
     [
-        (".a0.b0.c0.d1", True, 1.0, "correct", "1000"),
-        (".h0.h0.h0.h1", True, 1.0, "correct", "1000"),
-        (".a0.b4.c4.d0", True, 0.0, "wrong", "0440"),
-        (".a0.b0.c0.d1", False, 0.0, "unparsable", None),
-        (".a0.b0.c0.d1.", True, 0.0, "unparsable", None),
-        (".a0.b0.c0.1d", True, 0.0, "unparsable", None),
-        ("..0.b0.c0.d1", True, 0.0, "unparsable", None),
+        (".a0:b0;c0,d1", True, 1.0, "correct", "1000"),
+        (".h0:h0;h0,h1", True, 1.0, "correct", "1000"),
+        (".a0:b4;c4,d0", True, 0.0, "wrong", "0440"),
+        (".a0:b0;c0,d1", False, 0.0, "unparsable", None),
+        (".a0:b0;c0,d1.", True, 0.0, "unparsable", None),
+        (".a0:b0,c0;d1", True, 0.0, "unparsable", None),
+        (".a0:b0;c0,1d", True, 0.0, "unparsable", None),
+        ("..0:b0;c0,d1", True, 0.0, "unparsable", None),
     ],
 )
 def test_grades(response, end, value, status, answer):

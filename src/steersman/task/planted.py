@@ -1,8 +1,8 @@
 """The planted-quadrant testbed: what a student gets wrong, and how sure it is of it, is known token by token.
 
 Prompt: three digits a2 a1 a0, an operation, three digits b2 b1 b0, "=". Response, least significant digit first: four
-times a format word ".", one of eight synonyms, a digit of the result; then end of sequence. "+" (80 % of the prompts)
-is addition, "x" the absolute difference digit by digit, whose fourth digit is 0.
+times a format word (".", ":", ";", "," in this order), one of eight synonyms, a digit of the result; then end of
+sequence. "+" (80 % of the prompts) is addition, "x" the absolute difference digit by digit, whose fourth digit is 0.
 
 The teacher is known in closed form (`PlantedTeacher`): the right digit and format at every place, whatever the student
 wrote before, a mildly tilted choice of synonyms, and a floor spread over the vocabulary. The student imitates a
@@ -37,9 +37,9 @@ DIGITS, GROUP = 3, 3
 """Digits of an operand, and tokens of a group: format word, synonym, digit."""
 PLACES = DIGITS + 1
 PROMPT, RESPONSE = 2 * DIGITS + 2, GROUP * PLACES + 1
-PLUS, TIMES, EQUALS, FORMAT, SYNONYM, SYNONYMS, EOS, PAD, VOCABULARY = 10, 11, 12, 13, 14, 8, 22, 23, 24
-"""Ids: 0-9 are the digits; first synonym and their number; number of all."""
-TOKENS = (*"0123456789+x=.abcdefgh", "<eos>", "<pad>")
+PLUS, TIMES, EQUALS, FORMAT, SYNONYM, SYNONYMS, EOS, PAD, VOCABULARY = 10, 11, 12, 13, 17, 8, 25, 26, 27
+"""Ids: 0-9 are the digits; first of the four format words; first synonym and their number; number of all."""
+TOKENS = (*"0123456789+x=.:;,abcdefgh", "<eos>", "<pad>")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -136,7 +136,8 @@ def examples(task: Planted, n: int, seed: int, step: int = 0) -> Rollouts:
     written = torch.where(forgets, (right - 1) % task.base, right)
     written = torch.where(guesses, (task.base * noise("guess")).long(), written)
     synonyms = SYNONYM + (SYNONYMS * noise("synonym")).long()
-    groups = torch.stack([torch.full_like(written, FORMAT), synonyms, written], 2).flatten(1)
+    words = (FORMAT + torch.arange(PLACES)).expand(n, PLACES)
+    groups = torch.stack([words, synonyms, written], 2).flatten(1)
     ids = torch.cat([given.ids, groups, torch.full((n, 1), EOS)], 1)
     return Rollouts.of(ids, torch.full((n,), PROMPT + RESPONSE), given.prompt_length, group=given.group)
 
@@ -167,7 +168,12 @@ def formatted(rollouts: Rollouts) -> Bool[Tensor, " N"]:
     wide = rollouts.widen(PROMPT + RESPONSE)
     body = wide.ids[:, PROMPT : PROMPT + RESPONSE - 1].view(-1, PLACES, GROUP)
     word, synonym, digit = body.unbind(2)
-    good = (word == FORMAT) & (synonym >= SYNONYM) & (synonym < SYNONYM + SYNONYMS) & (digit < 10)
+    good = (
+        (word == FORMAT + torch.arange(PLACES, device=word.device))
+        & (synonym >= SYNONYM)
+        & (synonym < SYNONYM + SYNONYMS)
+        & (digit < 10)
+    )
     ended = (wide.ids[:, PROMPT + RESPONSE - 1] == EOS) & (rollouts.length == PROMPT + RESPONSE)
     return good.all(1) & ended
 
@@ -189,7 +195,7 @@ def grade(task: Planted, rollouts: Rollouts) -> Scores:
 
 
 def text(ids: Tensor) -> str:
-    """Token ids ``[L]`` as text, e.g. "012+044=.a1.c1.b1.h0<eos>"."""
+    """Token ids ``[L]`` as text, e.g. "012+044=.a1:c1;b1,h0<eos>"."""
     return "".join(TOKENS[i] for i in ids.tolist())
 
 
@@ -216,8 +222,8 @@ class PlantedTeacher:
         wide = torch.nn.functional.pad(ids, (0, max(PROMPT - ids.shape[1], 0)), value=PAD)
         right, _, _ = truth(self.task, wide)
         place = length - PROMPT
-        digit = right.gather(1, (place // GROUP).clamp(max=PLACES - 1)[:, None])[:, 0]
-        token = torch.where(place % GROUP == 2, digit, FORMAT)
+        group = (place // GROUP).clamp(max=PLACES - 1)
+        token = torch.where(place % GROUP == 2, right.gather(1, group[:, None])[:, 0], FORMAT + group)
         token = torch.where(place >= RESPONSE - 1, EOS, token)
         sure = torch.nn.functional.one_hot(token, VOCABULARY).double()
         lean = (self.task.tilt * torch.linspace(0, 1, SYNONYMS, dtype=torch.float64)).softmax(0)

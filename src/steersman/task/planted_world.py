@@ -55,7 +55,7 @@ class PlantedWorld:
         return Graded(scores, tuple(a if good else None for a, good in zip(answers, readable, strict=True)))
 
     def texts(self, rollouts: Rollouts) -> list[tuple[str, str]]:
-        """(prompt, response) of each row, e.g. ("012+044=", ".a1.c1.b1.h0<eos>")."""
+        """(prompt, response) of each row, e.g. ("012+044=", ".a1:c1;b1,h0<eos>")."""
         spans = zip(rollouts.ids, rollouts.prompt_length.tolist(), rollouts.length.tolist(), strict=True)
         return [(planted.text(ids[:begin]), planted.text(ids[begin:end])) for ids, begin, end in spans]
 

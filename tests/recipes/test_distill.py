@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from constant_policy import save_constant
 from safetensors.torch import load_file
 from tiny_files import write
 
@@ -15,6 +16,7 @@ from steersman.core.config import Source, merge, validate
 from steersman.core.errors import UserError
 from steersman.recipes.distill import DistillRecipe
 from steersman.recipes.jobs import identity
+from steersman.recipes.rl_checks import check_method
 from steersman.recipes.rl_estimate import described, measures
 from steersman.recipes.rl_job import carry_out_rl
 from steersman.recipes.teachers import Distill, ModelTeacher, SelfTeacher
@@ -302,3 +304,39 @@ def test_what_cannot_work_is_refused_before_anything_is_written(desk: SimpleName
 def test_without_a_teacher_it_says_how_to_give_one() -> None:
     with pytest.raises(UserError, match=r"loss\.teacher"):
         validate(DistillRecipe, Source({"model": {"path": "m"}, "task": {"train": "d"}}, {}, "the test"))
+
+
+def answers(tmp_path: Path, **teacher: Any) -> dict[str, Any]:
+    """Tables of a policy that draws 4, 5 and 6, right with 4, and learns from itself."""
+    rows = [{"prompt": f"{i} + {4 - i} =", "answer": "4", "id": f"sum {i}"} for i in range(4)]
+    return {
+        "model": {"path": str(save_constant(tmp_path / "constant", {"4": 0.3, "5": 0.4, "6": 0.3}))},
+        "task": {"train": str(write(tmp_path / "sums.jsonl", rows))},
+        "reward": {"extract": {"kind": "whole"}, "compare": {"kind": "numeric"}},
+        "rollout": {"max_new_tokens": 1, "samples": 3},
+        "loss": {"teacher": {"kind": "self", "hint": {"text": " {answer}"}, **teacher}},
+    }
+
+
+@pytest.mark.parametrize("tell", ["sibling", "sibling_answer"])
+@pytest.mark.parametrize("version", ["live", "average"])
+def test_rows_without_a_sibling_that_was_right_count_nowhere(run: Any, tmp_path: Path, tell: str, version: str) -> None:
+    table = {"budget": {"batch": 4, "steps": 2}, **answers(tmp_path, tell=tell, version=version)}
+    done = run(validate(DistillRecipe, Source(table, {}, "the test")))
+    steps = [r for r in done.rows if "train/tokens_trained" in r]
+    assert len(steps) == 2
+    assert all(0 <= r["train/tokens_trained"] < r["train/tokens_generated"] for r in steps)
+    assert any(r["train/tokens_trained"] > 0 for r in steps)
+
+
+def test_siblings_need_a_grader_and_more_than_one_response(tmp_path: Path) -> None:
+    table = {"budget": {"batch": 4, "steps": 2}, **answers(tmp_path, tell="sibling")}
+    one = {**table, "rollout": {"samples": 1}}
+    with pytest.raises(UserError, match="tells another response to the prompt, and there is one"):
+        check_method(validate(DistillRecipe, Source(one, {}, "the test")))
+    bare = {k: v for k, v in table.items() if k != "reward"}
+    with pytest.raises(UserError, match="tells correct responses, and nothing gives 'correct'"):
+        check_method(validate(DistillRecipe, Source(bare, {}, "the test")))
+    wrong = {**table, "loss": {"teacher": {"kind": "self", "behind": "</t>"}}}
+    with pytest.raises(UserError, match="behind is read only where tell"):
+        validate(DistillRecipe, Source(wrong, {}, "the test"))

@@ -14,7 +14,7 @@ from tiny_files import write
 from steersman.core.config import Source, merge, validate
 from steersman.core.errors import UserError
 from steersman.recipes.jobs import identity
-from steersman.recipes.presets import SHIPPED
+from steersman.recipes.presets import SHIPPED, wants_teacher
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_estimate import described, measures
 from steersman.recipes.rl_job import carry_out_rl
@@ -91,11 +91,12 @@ def test_every_preset_makes_two_steps(desk: SimpleNamespace, run: Any, name: str
     phases = {"phases": [{"steps": 1, "trains": ["critic"]}]} if name == "ppo" else {}
     rule = {"kind": "verifiable", "extract": {"kind": "whole"}}
     needs = {"reward": rule} if name == "cepo" else {}  # wrong answers, which a function does not give
+    needs |= {"loss": {"teacher": {"path": str(desk.model)}}} if wants_teacher(name) else {}
     done = run(recipe(desk, preset=name, budget=phases, **needs))
     assert done.result["steps"] == 2
     assert {"reward", "accuracy", "accuracy_low", "length"} <= done.result["evaluation"].keys()
     assert done.result["before"].keys() == done.result["evaluation"].keys()
-    trained = [r for r in done.rows if "train/loss/policy" in r or "train/loss/value" in r]
+    trained = [r for r in done.rows if any(f"train/loss/{t}" in r for t in ("policy", "value", "distill"))]
     assert trained
     assert (done.folder / "critic" / "model.safetensors").is_file() == (name == "ppo")
 

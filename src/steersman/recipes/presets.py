@@ -170,10 +170,40 @@ DISTILLED: dict[str, dict[str, Any]] = {
     "opd": _OPD,
     # arXiv 2604.14084: the half of the tokens where the policy is uncertain or the teacher disagrees.
     "tip": _OPD | {"stages": [{"kind": "select_tokens", "rule": "soft_or", "keep": 0.5}]},
+    # arXiv 2601.18734: the policy as it was at first, told the answer; Jensen-Shannon over the whole vocabulary,
+    # temperature 1.1 in sampling and in the divergence. The authors train adapters at 2e-4; the rate is ours.
+    "opsd": {
+        "stages": [],
+        "loss": {"kind": "distill", "divergence": "jsd", "beta": 0.5, "teacher": {"kind": "self", "tell": "answer"}},
+        "aggregate": PER_TOKEN,
+        "rollout": {"samples": 1, "temperature": 1.1},
+        "optim": RATE,
+    },
+    # arXiv 2601.20802: a moving average of the policy, told another response of the group that was right;
+    # Jensen-Shannon over the policy's 100 likeliest tokens and the others as one, weights of at most 2. Thinking is
+    # told too unless loss.teacher.behind says where it ends; what an environment answers is not told.
+    "sdpo": {
+        "stages": [],
+        "loss": {
+            "kind": "distill",
+            "divergence": "jsd",
+            "beta": 0.5,
+            "top_k": 100,
+            "ratio_cap": 2.0,
+            "teacher": {"kind": "self", "version": "average", "rate": 0.05, "tell": "sibling"},
+        },
+        "aggregate": PER_TOKEN,
+        "optim": {"lr": 1e-5},
+    },
 }
 """Recipes with the loss `distill`, of `recipes.distill.DistillRecipe` as well."""
 SHIPPED = PRESETS | COMBINED | DISTILLED
 """Every name that ``preset`` may have."""
+
+
+def wants_teacher(name: str) -> bool:
+    """Whether a preset leaves its teacher for the user to name."""
+    return name in DISTILLED and "teacher" not in DISTILLED[name]["loss"]
 
 
 def lay_under(source: Source, keys: Iterable[str]) -> dict[str, Any]:

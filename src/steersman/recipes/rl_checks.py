@@ -30,7 +30,7 @@ from steersman.objective.select.groups import DynamicSampling
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_parts import gives, needs_critic, terms_of
 from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward, OwnTask, PlantedPrompts, TinyCodePrompts
-from steersman.recipes.teachers import Distill
+from steersman.recipes.teachers import Distill, SelfTeacher
 from steersman.train.passes import check_parts
 
 _COMPARES = (GRPO, RLOO, OPO, PassK, ReinforcePPBaseline)
@@ -60,6 +60,7 @@ def check_method(recipe: RLRecipe) -> list[str]:
         _check_advantage(recipe)
     critic, teacher = recipe.critic is not None, recipe.teacher is not None
     check_parts(recipe.stages, terms_of(recipe), gives(recipe), critic, teacher=teacher)
+    _check_siblings(recipe)
     ignored = _check_ignored(recipe)
     _check_sampler(recipe)
     _check_losses(recipe)
@@ -116,6 +117,19 @@ def _check_graded(recipe: RLRecipe) -> None:
         if isinstance(stage, (*_READ_REWARD, DynamicSampling)):
             what = f"{_name(stage)} reads the reward, and nothing grades the responses"
             raise UserError(what, where=f"stages[{i}]", cure="Add the table [reward].")
+
+
+def _check_siblings(recipe: RLRecipe) -> None:
+    fields = recipe.teacher.fields if isinstance(recipe.teacher, SelfTeacher) else ()
+    if not fields:
+        return
+    where = "loss.teacher.tell"
+    if missing := [f for f in fields if f not in gives(recipe)]:
+        what = f"tells correct responses, and nothing gives {missing[0]!r}"
+        raise UserError(what, where=where, cure="Add the table [reward] with a grader that does.")
+    if recipe.rollout.samples == 1:
+        raise UserError("tells another response to the prompt, and there is one", where=where,
+                        cure="Raise rollout.samples.")  # fmt: skip
 
 
 def _check_advantage(recipe: RLRecipe) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steersman.core.component import Component, Form
-from steersman.objective.components_credit import ToldRight
+from steersman.core.component import Before, Component, Form
+from steersman.objective.credit.demonstrate import ToldRight, ToldSibling
 from steersman.objective.credit.hints import Hint
 from steersman.train.terms import Against
 
@@ -44,20 +44,39 @@ class SelfTeacher(Component):
         "start", description="as it was before training, as it is, or a moving average of its weights"
     )
     rate: float = Field(RATE, gt=0, le=1, description="of the average: its step towards the policy")
-    tell: Literal["nothing", "answer"] = Field("answer", description="what it is told before it judges a response")
+    tell: Literal["nothing", "answer", "sibling", "sibling_answer"] = Field(
+        "answer", description="what it is told first: an answer, a correct response to the same prompt, or its answer"
+    )
     reference: str = Field("answer", min_length=1, description="column of the prompt with the answer that is told")
     hint: Hint = Field(Hint(), description="where and in which words an answer is told")
+    behind: str = Field("", description="of a sibling only the text behind the last of these, e.g. an end of thinking")
 
     @model_validator(mode="after")
     def _differs(self) -> "SelfTeacher":
         if self.tell == "nothing" and self.version == "live":
             raise ValueError("version is live and tell is nothing: the policy is compared with itself")
+        if self.behind and self.tell != "sibling":
+            raise ValueError(f'behind is read only where tell is "sibling", and it is {self.tell!r}')
         return self
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of a prompt that are shown."""
         return (self.reference,) if self.tell == "answer" else ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of graded responses that are read."""
+        return {"sibling": ("correct",), "sibling_answer": ("correct", "answer")}.get(self.tell, ())
+
+    @property
+    def before(self) -> Before | None:
+        """What stands before each response; siblings are not there for every one."""
+        if self.tell == "nothing":
+            return None
+        if self.tell == "answer":
+            return ToldRight(self.hint, self.reference)
+        return ToldSibling(self.hint, "response" if self.tell == "sibling" else "answer", self.behind)
 
 
 AnyTeacher = Annotated[ModelTeacher | OwnTeacher | TaskTeacher | SelfTeacher, Field(discriminator="kind")]
@@ -89,5 +108,4 @@ class Distill(Component):
             return Against("teacher", None, form)
         by: Literal["reference", "policy", "teacher"]
         by = "reference" if teacher.version == "start" else "policy" if teacher.version == "live" else "teacher"
-        before = ToldRight(teacher.hint, teacher.reference) if teacher.tell == "answer" else None
-        return Against(by, before, form)
+        return Against(by, teacher.before, form, optional=bool(teacher.fields))

@@ -15,7 +15,7 @@ from steersman.objective.components_d3s import D3SRows, D3STokens
 from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import GSPO, Clipped
 from steersman.objective.components_reward import Overlong
-from steersman.recipes.presets import COMBINED, PRESETS, SHIPPED
+from steersman.recipes.presets import COMBINED, PRESETS, SHIPPED, wants_teacher
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_checks import check_method
 from steersman.reward.verifiable import ReasoningGym
@@ -43,7 +43,8 @@ def recipe(*sets: str, **tables: Any) -> RLRecipe:
 
 @pytest.mark.parametrize("name", [None, *SHIPPED])
 def test_every_preset_is_valid_and_survives_toml_and_json(name: str | None, tmp_path: Path) -> None:
-    found = recipe(*([] if name is None else [f"preset={name}"]))
+    teacher = ["loss.teacher.path=t"] if name is not None and wants_teacher(name) else []
+    found = recipe(*([] if name is None else [f"preset={name}"]), *teacher)
     assert check_method(found) == []
     (tmp_path / "r.toml").write_text(to_toml(found))
     assert validate(RLRecipe, read(tmp_path / "r.toml")) == found

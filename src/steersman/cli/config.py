@@ -86,7 +86,7 @@ def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
 
     from steersman.core.config import read, to_toml, validate
     from steersman.core.errors import UserError
-    from steersman.recipes.presets import DISTILLED, SHIPPED
+    from steersman.recipes.presets import DISTILLED, SHIPPED, wants_teacher
     from steersman.recipes.verbs import RECIPES, check
 
     if name not in RECIPES and name not in SHIPPED:
@@ -98,7 +98,7 @@ def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
     base |= {"preset": name} if name in SHIPPED else {}
     rows = {"train": "train.jsonl"}
     base |= {"task": {"kind": "questions"} | rows} if verb in ("rl", "distill") else {"data": rows}
-    if verb == "distill" and "teacher" not in DISTILLED.get(name, {"loss": {}})["loss"]:
+    if name == "distill" or wants_teacher(name):
         base |= {"loss": {"kind": "distill", "teacher": {"path": "path/to/teacher"}}}
     recipe = validate(RECIPES[str(base["verb"])], read(None, overrides, base), allow_import)
     check(recipe)

@@ -38,7 +38,7 @@ class RLNotes:
         """A logged step."""
         self.known |= metrics
         self.now, self.step = metrics, step
-        if "rows_generated" in metrics:
+        if {"rows_generated", "reward_mean", "accuracy"} & metrics.keys():
             self.drawn = step
         self._count(metrics)
 

@@ -110,7 +110,7 @@ def test_the_schedule_ends_and_takes_the_passes_with_it():
     out, told = stage(bare, at[5])
     assert told == {"lam": 0.0}
     assert torch.equal(out.streams["advantage"], UniformCredit()(bare)[0].streams["advantage"])
-    assert ContrastiveCredit(decay=None).share(Moment(step=10**6)) == 0.5
+    assert ContrastiveCredit(decay=0).share(Moment(step=10**6)) == 0.5
 
 
 def test_ties_among_wrong_answers_follow_the_moment():
@@ -155,6 +155,6 @@ def test_what_it_reads_is_checked_before_any_compute():
     with pytest.raises(UserError, match="ContrastiveCredit needs 'advantage_row'"):
         check_pipeline([ContrastiveCredit()], [])
     check_pipeline([GRPO(), ContrastiveCredit()], [])
-    for bad in ({"lam": 1.5}, {"eps_w": 0.0}, {"decay": 0}, {"negative": "worst"}, {"hint": {"text": "no place"}}):
+    for bad in ({"lam": 1.5}, {"eps_w": 0.0}, {"decay": -1}, {"negative": "worst"}, {"hint": {"text": "no place"}}):
         with pytest.raises(ValidationError):
             ContrastiveCredit.model_validate(bad)

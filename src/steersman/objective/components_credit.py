@@ -94,7 +94,7 @@ class ContrastiveCredit(Stage):
     fallback: Literal["rlsd", "uniform"] = Field("rlsd", description="where a group has no wrong answer")
     teacher: Literal["policy", "reference"] = Field("policy", description="who is told; reference = the frozen one")
     lam: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of the advantage it governs at first")
-    decay: int | None = Field(25, ge=1, description="optimiser steps until that share is 0; absent = it stays")
+    decay: int = Field(25, ge=0, description="optimiser steps until that share is 0; 0 = it stays as it is")
     eps_w: Positive = Field(0.5, description="bound of a token's weight, 1 +- eps_w")
     shuffle: bool = Field(False, description="control: the same evidence at random tokens of the row")
 
@@ -115,7 +115,7 @@ class ContrastiveCredit(Stage):
 
     def share(self, at: Moment) -> float:
         """lam (1 - step / decay), not below 0, with steps counted from 0."""
-        return self.lam if self.decay is None else self.lam * max(0.0, 1 - at.step / self.decay)
+        return self.lam * max(0.0, 1 - at.step / self.decay) if self.decay else self.lam
 
     def passes(self) -> tuple[Pass, ...]:
         """The two passes of the first step."""
@@ -166,14 +166,19 @@ def _shuffled(x: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
 
 def _metrics(a: Tensor, out: Tensor, found: Credit, used: Tensor) -> Metrics:
     """Evidence by the sign of the advantage, and what it did to it."""
-    told: Metrics = {}
-    for name, of in (("up", used & (a > 0)), ("down", used & (a < 0))):
-        delta = found.delta[of].double()
-        told[f"delta_mean_{name}"] = share(delta, of)
-        told[f"delta_sd_{name}"] = float(delta.std(correction=0)) if len(delta) else 0.0
-        told[f"wrong_direction_{name}"] = share((delta * a[of].sign() < 0).double(), of)
-    acted = used & (a != 0)
-    return told | {
+    up, down = used & (a > 0), used & (a < 0)
+    acted = up | down
+    return {
+        "delta_mean_up": share(found.delta[up].double(), up),
+        "delta_mean_down": share(found.delta[down].double(), down),
+        "delta_sd_up": _spread(found.delta[up]),
+        "delta_sd_down": _spread(found.delta[down]),
+        "wrong_direction_up": share((found.delta[up] < 0).double(), up),
+        "wrong_direction_down": share((found.delta[down] > 0).double(), down),
         "clipped": share(found.clipped.double(), acted),
         "size": share((out[acted].double() / a[acted].double()).abs(), acted),
     }
+
+
+def _spread(x: Tensor) -> float:
+    return float(x.double().std(correction=0)) if len(x) else 0.0

@@ -26,6 +26,7 @@ from steersman.studies.pf_ppo.names import (
     REWARD,
     SINGLE,
     STRATEGIES,
+    TESTS,
     TRAINED,
 )
 from steersman.studies.pf_ppo.stages import NoisyVerdict, OracleFilter
@@ -54,7 +55,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def cell(name: str, part: str = TRAINED, seed: int = 0) -> Cell:
-    one = arms.arm(name, noisy=part == EXACT)
+    one = arms.arm(name, part)
     budget = {**one.settings["budget"], "batch": 10 if name == SINGLE else 2}
     return Cell(part, replace(one, settings={**one.settings, "budget": budget}), TINY, seed, (POLICY, REWARD))
 
@@ -64,15 +65,15 @@ def test_arms_draw_as_many_responses_and_differ_in_what_they_learn_from(name: st
     one = arms.arm(name)
     recipe = recipe_of(replace(cell(name), arm=one), "somewhere")
     assert check_method(recipe) == []
-    assert recipe.budget.batch * recipe.rollout.samples == 160
-    assert (recipe.rollout.updates, recipe.optim.lr, recipe.task.purpose) == (2, 3e-4, "sft")
+    assert recipe.budget.batch * recipe.rollout.samples == 320
+    assert (recipe.rollout.updates, recipe.optim.lr, recipe.task.purpose) == (8, 4e-5, "sft")
     assert recipe.reward.kind == "model"
 
 
 def test_quick_and_full_are_planned_and_can_decide_their_claims() -> None:
     quick, full = (make_plan(pf_ppo.STUDY, size) for size in ("quick", "full"))
-    assert len(quick.runs) == arms.DRAWS["quick"] + 4 * arms.SEEDS["quick"]
-    assert len(full.runs) == arms.DRAWS["full"] + (len(FULL_ARMS) + len(NOISY_ARMS)) * arms.SEEDS["full"]
+    assert len(quick.runs) == arms.DRAWS["quick"] + 5 * arms.SEEDS["quick"]
+    assert len(full.runs) == arms.DRAWS["full"] + (len(FULL_ARMS) + len(NOISY_ARMS) + 1) * arms.SEEDS["full"]
     assert not undecidable(claims.CLAIMS, "full")
     assert {r.id for r in quick.runs} < {r.id for r in make_plan(pf_ppo.STUDY, "quick", 1).runs}
     with pytest.raises(UserError, match="no gpu mode"):
@@ -121,7 +122,9 @@ def test_noisy_verdicts_have_one_variance() -> None:
         assert abs(float(side.var()) - 0.25) < DEVIATIONS * 0.25 * (2 / len(side)) ** 0.5
 
 
-@pytest.mark.parametrize(("name", "part"), [*((n, TRAINED) for n in FULL_ARMS), *((n, EXACT) for n in NOISY_ARMS)])
+@pytest.mark.parametrize(
+    ("name", "part"), [*((n, TRAINED) for n in FULL_ARMS), *((n, EXACT) for n in NOISY_ARMS), (ALL, TESTS)]
+)
 def test_every_arm_runs(artefacts: Mapping[str, Path], tmp_path: Path, name: str, part: str) -> None:
     value = pf_ppo.run(cell(name, part), RunDir(tmp_path / "run"), artefacts)
     assert [p["batch"] for p in value["course"]] == [0, 3, 6]
@@ -187,13 +190,15 @@ def trained(by_arm: Mapping[str, float], part: str = TRAINED, seeds: int = 5) ->
                 "by_size": {"3": [round(1000 * a), 1000], "4": [round(1000 * (2 * a - 0.45)), 1000]}, "course": course,
                 "batches": {"reward": [0.1] * 40, "accuracy": [0.4] * 40, "entropy": [0.5] * 40},
             }  # fmt: skip
-            found.append(Result(Cell(part, arms.arm(name), TINY, seed), value, {}, Path()))
+            found.append(Result(Cell(part, arms.arm(name, part), TINY, seed), value, {}, Path()))
     return found
 
 
 PLACE = {"bon": -2, ALL: 0, "br": 1, "bw": 2, "top": 0.4, "pow-1": 0.5}
 GOOD = {name: 0.5 + 0.02 * p for name, p in PLACE.items()} | {SINGLE: 0.48, RANDOM: 0.49}
-BAD = {name: 0.44 - 0.02 * p for name, p in PLACE.items()} | {SINGLE: 0.46, RANDOM: 0.5}
+BAD = {name: 0.5 - 0.02 * p for name, p in PLACE.items()} | {SINGLE: 0.52, RANDOM: 0.56}
+WORSE = {name: a - 0.07 for name, a in GOOD.items()}
+"""In the order of `GOOD`, but PPO on all five ends below its start of 0.45."""
 
 
 def word(finding: Finding | None) -> str:
@@ -203,16 +208,34 @@ def word(finding: Finding | None) -> str:
 
 @pytest.mark.parametrize("id", CLAIMS)
 def test_every_claim_can_be_supported_and_contradicted(id: str) -> None:
-    good = [*measured(1.0), *trained(GOOD), *trained({ALL: 0.5, "bw": 0.52}, EXACT)]
+    exact = {ALL: 0.5, "bw": 0.52}
+    good = [*measured(1.0), *trained(GOOD), *trained(exact, EXACT), *trained({ALL: 0.5}, TESTS)]
     reverse = measured(-1.0) if id not in ("C5", "C5'") else measured(1.0)  # the correlation's other side has changed
-    bad = [*reverse, *trained(BAD), *trained({ALL: 0.5, "bw": 0.48}, EXACT)]
+    order = WORSE if id == "G1" else BAD
+    bad = [*reverse, *trained(order), *trained({ALL: 0.5, "bw": 0.48}, EXACT), *trained({ALL: 0.43}, TESTS)]
     assert word(CLAIMS[id].measure(good)) == "for"
     assert word(CLAIMS[id].measure(bad)) == "against"
     assert CLAIMS[id].measure([]) is None
 
 
+LEARNING = ("C3", "C3'", "C4a", "C4b", "C4c", "C4d", "C4e", "S1", "C5", "C5'", "C6")
+
+
+@pytest.mark.parametrize("id", LEARNING)
+def test_where_ppo_does_not_learn_filters_are_not_judged(id: str) -> None:
+    with pytest.raises(UserError, match=r"precondition failed, PPO on all five gains -0\.02"):
+        CLAIMS[id].measure([*measured(), *trained(WORSE)])
+
+
+def test_exact_rewards_have_their_own_precondition() -> None:
+    low = trained({ALL: 0.43, "bw": 0.5}, EXACT)
+    with pytest.raises(UserError, match="precondition failed"):
+        CLAIMS["H1"].measure([*trained(GOOD), *low])
+    assert word(CLAIMS["H1"].measure([*trained(WORSE), *trained({ALL: 0.5, "bw": 0.52}, EXACT)])) == "for"
+
+
 def test_figures_tables_and_sentence() -> None:
-    found = [*measured(), *trained(GOOD), *trained({ALL: 0.5, "bw": 0.52}, EXACT)]
+    found = [*measured(), *trained(GOOD), *trained({ALL: 0.5, "bw": 0.52}, EXACT), *trained({ALL: 0.52}, TESTS)]
     shown = show.show(found)
     assert shown.panels[0].title == "R² of the reward under each filter"
     assert [line.arm for line in shown.panels[0].lines] == ["R²", "by range"]
@@ -220,6 +243,8 @@ def test_figures_tables_and_sentence() -> None:
     assert {d.b for d in shown.differences if d.metric == "R²"} == {"none", "its null"}
     told = show.sentence(found)
     assert "R² (what its range alone gives): bon" in told
+    assert "Paid by the tests themselves ppo-m ends at 0.5" in told
+    assert "All start at 0.450" in told
     assert "At equal trained tokens bw was" in told
     assert show.show([]).panels == ()
     assert show.sentence([]) == "Nothing has been run yet."

@@ -1,6 +1,6 @@
 """Names of the PF-PPO study: parts, arms, and which arms each size has."""
 
-RELIABILITY, TRAINED, EXACT = "reliability", "training", "exact rewards"
+RELIABILITY, TRAINED, EXACT, TESTS = "reliability", "training", "exact rewards", "tests as reward"
 POLICY, REWARD = "policy", "reward"
 SINGLE, ALL, RANDOM = "ppo-s", "ppo-m", "rand-2"
 FILTERS = {
@@ -13,6 +13,8 @@ FULL_ARMS = (SINGLE, ALL, RANDOM, *FILTERS, GRPO, ORACLE)
 QUICK_ARMS = (ALL, RANDOM, "bon", "bw")
 NOISY_ARMS = (ALL, "bw")
 """Arms whose reward is the tests' verdict with noise of one variance."""
+PAYS = {TRAINED: "model", EXACT: "noisy tests", TESTS: "tests"}
+"""Part -> what pays its arms."""
 STRATEGIES = ("none", *FILTERS)
 """Whose R^2 is compared; `none` is that of ppo-m."""
 STRATEGY_OF = {ALL: "none"} | FILTERS

@@ -4,8 +4,9 @@ As in the paper each prompt gives one pair, the two of its five responses that a
 the one that passes the tests is the better; where both pass or both fail there is no label and no pair. Its prompts are
 new ones of the functions that the policy was taught. It stays imperfect, which is the point.
 Leaves out: scoring and saving (`reward.model`), training (`train.reward_model`).
-Source: arXiv 2409.06957, section 5 (pairs); sizes and rate are ours. Of two trials, of which only the
-share of held-out pairs ranked rightly was looked at (0.62 and 0.68), the second was taken; it costs 50 CPU seconds.
+Source: arXiv 2409.06957, section 5 (pairs); sizes and rate are ours, chosen by the share of held-out pairs ranked
+rightly: 0.62 and 0.68 with up to 8,000 prompts, 0.705 with 24,000 (four epochs), 0.835 with 40,000 (six), which costs
+200 CPU seconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +34,9 @@ from steersman.train.optimise import AdamW, Optimiser
 from steersman.train.reward_model import RewardLearner
 
 SETTINGS: dict[str, Any] = {
-    "prompts": 8000,
+    "prompts": 40000,
     "samples": 5,
-    "epochs": 8,
+    "epochs": 6,
     "batch": 64,
     "optim": {"lr": 2e-3, "schedule": "cosine", "warmup": 0.05},
     "held_out": 0.15,

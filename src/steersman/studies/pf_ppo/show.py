@@ -6,7 +6,7 @@ import numpy as np
 
 from steersman.page.figures import Panel
 from steersman.studies.pf_ppo.claims import column, measured
-from steersman.studies.pf_ppo.names import ALL, EXACT, FULL_ARMS, NOISY_ARMS, RANDOM, SINGLE, STRATEGIES, TRAINED
+from steersman.studies.pf_ppo.names import ALL, EXACT, FULL_ARMS, NOISY_ARMS, RANDOM, SINGLE, STRATEGIES, TESTS, TRAINED
 from steersman.studies.rl_curves import by_batch, by_series, by_tokens, differences, final, gaps, line, runs_of
 from steersman.studies.rl_evidence import mean
 from steersman.study.declare import Result, Shown
@@ -26,6 +26,7 @@ def show(results: Sequence[Result]) -> Shown:
         by_tokens(results, MAIN, "Held-out accuracy by tokens learnt from", "tokens learnt from", "trained", TRAINED),
         *_compared(by_batch(results, OTHERS, "Held-out accuracy, other strategies and controls", TRAINED)),
         *_compared(by_batch(results, NOISY_ARMS, "Held-out accuracy, a reward equally reliable everywhere", EXACT)),
+        by_batch(results, (ALL,), "Held-out accuracy, the tests as reward", TESTS),
         by_series(results, MAIN, "reward", "What the reward model pays", "mean reward", TRAINED, block=4),
         by_series(results, MAIN, "accuracy", "Right answers among the responses drawn", "share", TRAINED, block=4),
     )
@@ -111,6 +112,11 @@ def sentence(results: Sequence[Result]) -> str:
             if (runs := runs_of(results, n, TRAINED))}  # fmt: skip
     if ends:
         told.append("Mean accuracy at the end: " + ", ".join(f"{n} {x:.3f}" for n, x in ends.items()) + ".")
+    if runs := runs_of(results, ALL, TESTS):
+        told.append(f"Paid by the tests themselves {ALL} ends at {np.mean([final(v) for v in runs.values()]):.3f}.")
+    if runs := runs_of(results, ALL, TRAINED):
+        start = next(iter(runs.values()))["start"]
+        told.append(f"All start at {start[0] / start[1]:.3f}.")
     gap = gaps(results, "bw", ALL, "trained", TRAINED)
     if len(gap) > 1:
         i = mean(gap)

@@ -29,8 +29,9 @@ AXES = {"tokens": "train/tokens_generated", "trained": "train/Learnt/tokens"}
 
 def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str, Any]:
     """Train and judge; beside what `rl_runs.train` returns ``by_size`` and ``unseen``: right answers, prompts."""
-    policy, reward = artefacts[POLICY], {"path": str(artefacts[REWARD] / "model")}
-    settings = {**cell.arm.settings, "reward": {**cell.arm.settings["reward"], **reward}}
+    policy, settings = artefacts[POLICY], dict(cell.arm.settings)
+    if settings.get("reward"):  # absent: the task's own tests pay
+        settings["reward"] = {**settings["reward"], "path": str(artefacts[REWARD] / "model")}
     recipe = recipe_of(replace(cell, arm=replace(cell.arm, settings=settings)), str(model_folder(policy)))
     n = int(cell.task["judged"])
 

@@ -254,7 +254,7 @@ def _longest(values: dict[str, Any]) -> Any:
     """`rollout.max_new_tokens`; where a task knows its longest response, that one is written down."""
     task = values.get("task")
     own = _KNOW_LONGEST.get(str(task.get("kind"))) if isinstance(task, dict) else None
-    if own is not None and isinstance(values.setdefault("rollout", {}), dict):
+    if own is not None and isinstance(task, dict) and isinstance(values.setdefault("rollout", {}), dict):
         try:
             known = {k: v for k, v in task.items() if k in own.model_fields}
             values["rollout"].setdefault("max_new_tokens", own.model_validate(known).max_response)

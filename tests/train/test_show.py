@@ -12,13 +12,20 @@ from toy_stages import DropSilent, Fade, Hinted, Memory, RepeatCorrect
 from steersman.core.component import START, Moment, Stage
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
+from steersman.objective.components import Aggregation
 from steersman.objective.components_advantage import GRPO, UniformCredit
+from steersman.objective.components_credit import ContrastiveCredit
 from steersman.objective.components_d3s import D3SRows, D3STokens
+from steersman.objective.components_tip import SelectTokens
+from steersman.objective.credit.demonstrate import ToldRight
+from steersman.objective.credit.hints import Hint
 from steersman.objective.select.tokens import TopEntropy, in_loss
 from steersman.page.theme import marks
 from steersman.page.tokens import token_view
 from steersman.task.chain_sum import EOS
 from steersman.train.show import compare_stages, graded_rollouts, token_table
+from steersman.train.terms import Against
+from steersman.train.terms_distill import distill_term
 
 SAME_SCORES = 1e-5  # nats between two forwards over other micro-batches
 AT = Moment(7, 3, 6)
@@ -211,3 +218,32 @@ def test_a_row_that_was_not_graded_has_no_values_and_says_so():
     assert all(samples[0].views[0].dropped[samples[0].prompt_tokens :])
     assert dict(samples[1].notes)["reward"] == f"{float(batch[2].reward[0]):.4g}"
     assert not any(math.isnan(v) for x in samples[1].views[0].streams.values() for v in x if v is not None)
+
+
+def test_credit_under_two_answers_and_a_selection_by_divergence_side_by_side(batch):
+    engine, world, rollouts, rows = batch
+    hint = Hint(text="?{answer}=")
+    against = Against("reference", ToldRight(hint))
+    arms = {
+        "grpo": CREDIT,
+        "rlsd": [GRPO(), ContrastiveCredit(hint=hint, negative="none", decay=0)],
+        "tip": [SelectTokens(keep=0.5)],
+    }
+    terms = {"tip": [distill_term(against, Aggregation())]}
+    made = compare_stages(engine, world, rollouts, arms, rows, at=AT, temperature=0.8, terms=terms)
+    samples, streams = token_table(rollouts, world.pieces(rollouts), made)
+    assert {"evidence", "divergence"} <= {s.name for s in streams}
+    asked = GRPO()(rollouts)[0].streams["advantage_row"] != 0
+    for i, sample in enumerate(samples):
+        views = {v.arm: v for v in sample.views}
+        assert "evidence" not in views["grpo"].streams
+        shown = views["rlsd"].streams
+        told = zip(shown["evidence"], shown["logp_teacher"], shown["logp_teacher_wrong"], strict=True)
+        for gained, right, other in told:
+            assert gained == (None if right is None else pytest.approx(right - other, abs=1e-6))
+        assert any(v is not None for v in shown["evidence"]) == bool(asked[i])
+        assert all(d >= -1e-6 for d in views["tip"].streams["divergence"] if d is not None)
+    kept = int(made["tip"].kept.sum())
+    assert 0 < kept < int(made["grpo"].kept.sum())
+    with pytest.raises(UserError, match="SelectTokens needs 'divergence'"):
+        compare_stages(engine, world, rollouts, arms, rows, at=AT, temperature=0.8)

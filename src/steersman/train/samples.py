@@ -21,7 +21,7 @@ from steersman.train.token_streams import described, reader_streams
 
 MOST_TOKENS = 512
 """Tokens of a response of which streams are written."""
-_LOGPS = ("logp_old", "logp_behaviour", "logp_ref", "logp_teacher")
+_LOGPS = ("logp_old", "logp_behaviour", "logp_ref", "logp_teacher", "logp_teacher_wrong")
 STREAMS_SHOWN = ("advantage", "token_weight", "entropy", "divergence", *_LOGPS)
 DIGITS = 5
 

@@ -23,7 +23,8 @@ from steersman.page.tokens import Sample, StreamInfo, View
 from steersman.task.world import World
 from steersman.train.collect import grade, run_stages
 from steersman.train.engine.work import Drawing
-from steersman.train.passes import Passes, check_parts
+from steersman.train.passes import Passes, check_parts, own_passes
+from steersman.train.terms import Term
 from steersman.train.token_streams import described, reader_streams
 
 
@@ -87,6 +88,7 @@ def compare_stages(
     *,
     at: Moment = START,
     temperature: float = 1.0,
+    terms: Mapping[str, Sequence[Term]] | None = None,
 ) -> dict[str, Made]:
     """What each list of stages makes of the same graded rollouts.
 
@@ -98,6 +100,7 @@ def compare_stages(
         rows: the grader's row of each rollout, for stages that score under another context; None = none of them does.
         at: seed and step: what schedules and noise are functions of.
         temperature: the rollouts were sampled with.
+        terms: the losses of the methods whose stages read how far the policy is from a teacher; None = of none.
 
     Returns:
         What each made of the rows. Entropy and log-probabilities are those of the policy now, scored once for all.
@@ -113,15 +116,17 @@ def compare_stages(
     def rows_of(part: Rollouts) -> list[Mapping[str, Any]]:
         return [known.get(g, {}) for g in part.group.tolist()]
 
-    def passes() -> Passes:
-        return Passes(engine, world.encode, temperature, engine.context)
+    def passes(of: Sequence[Term] = ()) -> Passes:
+        return Passes(engine, world.encode, temperature, engine.context, own=own_passes(of))
 
-    for stages in arms.values():
-        check_parts(stages, (), world.gives, engine.has("critic"), engine.has("reference"))
+    losses = {name: tuple((terms or {}).get(name, ())) for name in arms}
+    there = [engine.has(name) for name in ("critic", "reference", "teacher")]
+    for name, stages in arms.items():
+        check_parts(stages, losses[name], world.gives, *there)
     names = ["entropy", "logp_old", *(["logp_ref"] if engine.has("reference") else [])]
     missing = [OWN_PASSES[n] for n in names if n not in rollouts.streams]
     scored = passes().run(missing, rollouts, rows_of)
-    return {name: _follow(stages, scored, passes(), rows_of, at) for name, stages in arms.items()}
+    return {name: _follow(stages, scored, passes(losses[name]), rows_of, at) for name, stages in arms.items()}
 
 
 def _follow(stages: Sequence[Stage], rollouts: Rollouts, passes: Passes, rows_of: Any, at: Moment) -> Made:

@@ -16,6 +16,7 @@ SHOWN: tuple[StreamInfo, ...] = (
     StreamInfo("advantage", "", "signed", "advantage of the token, as the method left it"),
     StreamInfo("|A|·H", "nats", "sequential", "size of the advantage times the entropy"),
     StreamInfo("weight", "", "sequential", "weight of a kept token in the loss, that of its row included"),
+    StreamInfo("evidence", "nats", "signed", "log-probability gained by being told right, not wrong or nothing"),
     StreamInfo("entropy", "nats", "sequential", "uncertainty of the policy before the token"),
     StreamInfo("log-ratio", "nats", "signed", "log-probability gained over the reference policy"),
     StreamInfo("gap", "nats", "signed", "the trainer's log-probability minus that it was sampled with"),
@@ -35,9 +36,9 @@ def reader_streams(
 ) -> dict[str, Float[Tensor, "N L"]]:
     """The streams of N rows under the names of `SHOWN`, and all others under their own.
 
-    |A|·H = |advantage| entropy; log-ratio = logp_old - logp_ref; gap = logp_old - logp_behaviour; weight =
-    token_weight (1 where nobody wrote it) times the row's, at kept tokens. Where nobody scored ``logp_old``, what the
-    token was sampled with stands for it.
+    |A|·H = |advantage| entropy; evidence = logp_teacher - logp_teacher_wrong; log-ratio = logp_old - logp_ref; gap =
+    logp_old - logp_behaviour; weight = token_weight (1 where nobody wrote it) times the row's, at kept tokens. Where
+    nobody scored ``logp_old``, what the token was sampled with stands for it.
 
     Args:
         streams: per-token streams by the names of `core.streams`, and ``logp_behaviour``; NaN = no value.
@@ -53,6 +54,8 @@ def reader_streams(
     out |= {k: x[k] for k in ("advantage", "entropy") if k in x}
     if "advantage" in x and "entropy" in x:
         out["|A|·H"] = x["advantage"].abs() * x["entropy"]
+    if "logp_teacher" in x and "logp_teacher_wrong" in x:
+        out["evidence"] = x["logp_teacher"] - x["logp_teacher_wrong"]
     row = torch.ones(len(kept)) if weight is None else weight
     token = x.get("token_weight", torch.ones(kept.shape)) * row[:, None]
     out["weight"] = torch.where(kept, token, torch.nan)

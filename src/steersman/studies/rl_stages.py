@@ -1,21 +1,26 @@
 """Stages of studies only.
 
 `Learnt` counts what is learnt from, on any task. The others are for the running-sum task, whose exact truth they read:
-`Kept` tells what is learnt from and changes nothing; `Decisive` is an oracle's choice of tokens. A recipe names them by
-``kind = "steersman.studies.rl_stages:Kept"``. Leaves out: the truth itself (`task.chain_sum_truth`).
+`Kept` tells what is learnt from and changes nothing; `Decisive` is an oracle's choice of tokens, `TrueValue` an
+oracle's baseline. A recipe names them by ``kind = "steersman.studies.rl_stages:Kept"``. Leaves out: the truth itself
+(`task.chain_sum_truth`).
 """
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from steersman.core.component import START, Moment, Stage
 from steersman.core.types import Rollouts
-from steersman.objective.components_reward import Metrics
+from steersman.objective.components_reward import Metrics, row_scores
 from steersman.objective.select.tokens import in_and_out, in_loss, weigh
-from steersman.task.chain_sum import ChainSum
-from steersman.task.chain_sum_truth import Role, read
+from steersman.task.chain_sum import ChainSum, read_digits
+from steersman.task.chain_sum_truth import Role, offsets_to_come, read
+
+CERTAIN = 10.0
+"""Evidence, in nats, that reaches every bound of a weight."""
 
 
 def _roles(fillers: int, rollouts: Rollouts) -> Tensor:
@@ -64,3 +69,56 @@ class Decisive(Stage):
             return rollouts, {}
         out = weigh(rollouts, (_roles(self.fillers, rollouts) == Role.DECISIVE) & in_loss(rollouts))
         return out, in_and_out(rollouts, out)
+
+
+class TrueValue(Stage):
+    """Advantages against the share of right answers that the demonstrator gives to the prompt, exactly.
+
+    It is fixed given the prompt, so the gradient is unbiased whatever the policy is.
+    """
+
+    gives = ("advantage_row",)
+    kind: Literal["true_value"] = "true_value"
+    error: float = Field(description="the task's")
+    error_hard: float = Field(description="the task's")
+
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
+        """Write ``advantage_row``."""
+        task = ChainSum(error=self.error, error_hard=self.error_hard)
+        value = offsets_to_come(task, read_digits(rollouts)[0])[:, 0, 0]
+        advantage = torch.where(rollouts.valid, row_scores(rollouts).double() - value, 0.0)
+        return rollouts.with_streams(advantage_row=advantage.float()), {"baseline_mean": float(value.mean())}
+
+
+class OracleCredit(Stage):
+    """Contrastive credit with the truth in the place of evidence: what no method can know.
+
+    Of a response with A > 0 the running sums, of one with A < 0 those that are wrong, get the largest weight, and all
+    other tokens the smallest.
+    """
+
+    needs = ("advantage_row",)
+    gives = ("advantage",)
+    kind: Literal["oracle_credit"] = "oracle_credit"
+    fillers: int = Field(1, ge=0, description="the task's")
+    lam: float = Field(0.5, ge=0, le=1, description="as of contrastive_credit")
+    decay: int = Field(25, ge=0, description="as of contrastive_credit")
+    eps_w: float = Field(0.5, gt=0, description="as of contrastive_credit")
+
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
+        """Write ``advantage``."""
+        mask, a = counted(rollouts), rollouts.streams["advantage_row"].detach()
+        if not len(rollouts):
+            return rollouts.with_streams(advantage=torch.zeros(mask.shape)), {}
+        lam = ContrastiveCredit(lam=self.lam, decay=self.decay).share(at)
+        decisive = true_steps(ChainSum(fillers=self.fillers), rollouts, a < 0)
+        told = a.sign()[:, None] * torch.where(decisive, CERTAIN, -CERTAIN)
+        value = evidence(a, told, torch.zeros_like(told), mask, lam, self.eps_w)
+        return rollouts.with_streams(advantage=value), {"decisive": share(decisive & mask, mask)}
+
+
+def true_steps(task: ChainSum, rollouts: Rollouts, wrong: Tensor) -> Tensor:
+    """Running sums ``[N, L]`` bool; in rows where `wrong` ``[N]`` those alone that do not follow."""
+    found = read(task, rollouts)
+    step = found.step.clamp(min=0, max=found.error.shape[1] - 1)
+    return (found.role == Role.DECISIVE) & (found.error.gather(1, step) | ~wrong[:, None])

@@ -30,11 +30,10 @@ from steersman.study.declare import Cell
 from steersman.study.progress import Progress
 from steersman.task.chain_sum import ChainSum
 from steersman.task.worlds import ChainSumWorld
-from steersman.train.collect import grade, run_stages
 from steersman.train.engine.local import LocalEngine
-from steersman.train.engine.work import Job
+from steersman.train.gradients import batch_gradient
 from steersman.train.optimise import Optimiser
-from steersman.train.passes import Passes
+from steersman.train.show import graded_rollouts
 
 BRUTE, ROWS = 200, 9
 """Random cases on which the selection is compared with all subsets, and the most rows of one."""
@@ -62,22 +61,11 @@ def run(cell: Cell, run_dir: RunDir, policy: Path) -> dict[str, Any]:
     seen: dict[str, list[tuple[Tensor, float, float]]] = {name: [] for name in recipes}
     for b in range(n):
         at = Moment(cell.seed, b, n)
-        prompts = world.draw(first.budget.batch, cell.seed, b)
-        rows = dict(zip(prompts.group.tolist(), prompts.rows, strict=True))
-
-        def rows_of(rollouts: Any, known: Mapping[int, Any] = rows) -> list[Any]:
-            return [known[g] for g in rollouts.group.tolist()]
-
-        drawn = engine.sample(prompts, drawing, at, cell.seed)
-        drawn, _ = grade(engine, world, drawn, rows_of(drawn))
+        drawn, rows = graded_rollouts(engine, world, drawing, first.budget.batch, at)
         for name, recipe in recipes.items():
-            passes = Passes(engine, world.encode, 1.0, engine.context)
-            batch, told = run_stages(stages_of(recipe), drawn, passes, rows_of, at)
-            engine.forget()
-            engine.accumulate([Job(batch, terms_of(recipe))], frozenset({"policy"}))
-            seen[name].append((_flat(model), told["Kept/tokens"], told.get("Kept/filler", 0.0)))
+            g, told = batch_gradient(engine, world, stages_of(recipe), terms_of(recipe), drawn, rows, at)
+            seen[name].append((g, told["Kept/tokens"], told.get("Kept/filler", 0.0)))
         progress.advance(1)
-    engine.forget()
     whole = [tokens for _, tokens, _ in seen["grpo"]]
     plain = torch.stack([g for g, _, _ in seen["grpo"]])
     return {"optimal": [_optimal(cell.seed), BRUTE], "methods": {k: _told(v, plain, whole) for k, v in seen.items()}}
@@ -86,12 +74,6 @@ def run(cell: Cell, run_dir: RunDir, policy: Path) -> dict[str, Any]:
 def _recipe(settings: Mapping[str, Any], policy: Path) -> RLRecipe:
     values = {**settings, "model": {"path": str(model_folder(policy))}}
     return validate(RLRecipe, read(None, (), values), OURS)
-
-
-def _flat(model: Any) -> Tensor:
-    """The gradient as one vector, float32."""
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
-    return torch.cat([g.detach().flatten() for g in parts])
 
 
 def _told(seen: list[tuple[Tensor, float, float]], plain: Tensor, whole: list[float]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def stepped(model, products: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
 
     One token at a time by the model's own modules, or by its `products`.
     """
-    step = step_of(model) if products else None
+    step = step_of(model, 3 + NEW) if products else None
     assert (step is not None) == products
     block = torch.tensor([[3, 9, 4], [8, 5, 7], [6, 6, 2]])
     parent = torch.tensor([0, 0, 0, 1, 2, 2])
@@ -86,7 +86,7 @@ def test_half_precision_loses_no_more_than_whole_rows_do(name: str, products: bo
 def test_a_model_for_which_it_gives_other_numbers_does_not_share(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = SharedPrompts.attend
     monkeypatch.setattr(
-        SharedPrompts, "attend", lambda self, q, k, v, scale, cap: plain(self, q, k, v, 1.1 * scale, cap)
+        SharedPrompts, "attend", lambda self, q, both, scale, cap: plain(self, q, both, 1.1 * scale, cap)
     )
     assert not shares_prompts(tiny("llama"))
 

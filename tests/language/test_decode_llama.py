@@ -10,6 +10,7 @@ from steersman.language.decode_cache import shares_prompts, step_of
 from steersman.language.decode_llama import read
 from tests.language.models import ALL, tiny
 
+NEW = 20
 LLAMAS = {"llama", "qwen2", "qwen3", "granite"}
 LOGP_TOLERANCE = 1e-5
 """Nats, float32."""
@@ -17,7 +18,7 @@ LOGP_TOLERANCE = 1e-5
 
 @pytest.mark.parametrize("name", ALL)
 def test_which_models_have_the_form_and_give_the_same_hidden_states(name: str) -> None:
-    assert (step_of(tiny(name)) is not None) == (name in LLAMAS)
+    assert (step_of(tiny(name), NEW) is not None) == (name in LLAMAS)
 
 
 def drawn(model):
@@ -49,12 +50,12 @@ def test_weights_are_those_of_now() -> None:
 def test_wide_projections_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_llama, "_JOIN_BELOW", 1)
     model = tiny("qwen2")
-    step = read(model.model)
+    step = read(model.model, NEW)
     owned = {p.data_ptr() for p in model.parameters()}
     parts = [w for layer in step.layers for p in (layer.inputs, layer.gates) for w, _ in p.parts]
     assert len(parts) == 5 * len(step.layers)
     assert {w.data_ptr() for w in parts} <= owned
-    assert step_of(model) is not None
+    assert step_of(model, NEW) is not None
 
 
 class Adapter(nn.Linear):
@@ -77,9 +78,9 @@ def with_weight(model) -> None:
 @pytest.mark.parametrize("change", [with_adapter, with_module, with_weight])
 def test_a_trunk_with_other_parts_is_not_read(change) -> None:
     model = tiny("llama")
-    assert read(model.model) is not None
+    assert read(model.model, NEW) is not None
     change(model)
-    assert read(model.model) is None
+    assert read(model.model, NEW) is None
 
 
 @pytest.mark.parametrize("wrong", ["eps", "scale", "order"])
@@ -97,13 +98,18 @@ def test_a_wrong_reading_is_not_used(monkeypatch: pytest.MonkeyPatch, wrong: str
         monkeypatch.setattr(type(layer.mlp.act_fn), "__call__", lambda self, x: nn.functional.silu(x))
         plain = layer.mlp.forward
         layer.mlp.forward = lambda x: layer.mlp.down_proj(layer.mlp.gate_proj(x) * layer.mlp.up_proj(x))
-    assert read(model.model) is not None
-    assert step_of(model) is None
+    assert read(model.model, NEW) is not None
+    assert step_of(model, NEW) is None
     assert shares_prompts(model)
 
 
 @pytest.mark.parametrize("number", ["residual_multiplier", "embedding_multiplier"])
 def test_a_number_between_the_parts_is_noticed(number: str) -> None:
     model = tiny("granite", **{number: 0.5})
-    assert read(model.model) is not None
-    assert step_of(model) is None
+    assert read(model.model, NEW) is not None
+    assert step_of(model, NEW) is None
+
+
+def test_rotations_that_depend_on_the_length_are_not_read() -> None:
+    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert read(tiny("llama", rope_parameters=scaled).model, NEW) is None

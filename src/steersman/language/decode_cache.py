@@ -7,6 +7,7 @@ attention is made for many queries a row, and for models that pass `shares_promp
 Leaves out: the decoding loop (`decode`), other devices' kernels.
 """
 
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -108,12 +109,17 @@ class SharedPrompts:
         self.length, self.filled, self.turn = cache.layers[0].keys.shape[2], 0, 0
         self.prompts = [tuple(_heads_first(x) for x in (layer.keys, layer.values)) for layer in cache.layers]
         self.new, start = new, min(GROWTH, new)
-        self.rooms = [tuple(x.new_empty(x.shape[0], len(parent), start, x.shape[3]) for x in p) for p in self.prompts]
+        sizes = [(2 * k.shape[0], len(parent), start, k.shape[3]) for k, _ in self.prompts]
+        most = max(math.prod(size) for size in sizes) // start * new
+        # One piece: the allocator keeps it for the next batch, and memory new to the processor costs what a copy does.
+        *memory, self.spare = self.prompts[0][0].new_empty(len(sizes) + 1, most)
+        self.rooms = [_Room(piece, size) for piece, size in zip(memory, sizes, strict=True)]
         self._arrange(parent)
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows `rows` (rising), and only the prompts they continue."""
-        self.rooms = [tuple(x[:, rows] for x in room) for room in self.rooms]
+        for room in self.rooms:
+            self.spare = room.move(self.spare, room.states[:, rows, : self.filled], room.states.shape[2])
         self._arrange(self.parent[rows])
 
     def _arrange(self, parent: Tensor) -> None:
@@ -121,43 +127,44 @@ class SharedPrompts:
         kept, self.parent, count = torch.unique_consecutive(parent, return_inverse=True, return_counts=True)
         if len(kept) < self.prompts[0][0].shape[1]:
             self.prompts = [tuple(x[:, kept] for x in p) for p in self.prompts]
+        self.flat = [(k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)) for k, v in self.prompts]
         self.most, self.count = int(count.max()), len(kept)
         first = count.cumsum(0) - count
         place = self.parent * self.most + torch.arange(len(parent), device=parent.device) - first[self.parent]
         self.place = None if len(place) == len(kept) * self.most else place
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None) -> Tensor:
-        """Append the new token's key and value ``[R, H_kv, 1, d]`` to the next layer's; ``softmax(q K^T) V [R, H d]``.
+    def attend(self, query: Tensor, both: Tensor, scale: float, softcap: float | None) -> Tensor:
+        """Append the new token's to the next layer's keys and values; ``softmax(q K^T) V [R, H d]``.
 
         Few and plain operations: on small models calling them takes as long as what they do.
+
+        Args:
+            query: ``[R, H, d]``.
+            both: keys, then values ``[R, 2 H_kv, d]``.
+            scale: factor of the scores.
+            softcap: cap of the scores; None = none.
         """
-        if self.filled == self.rooms[self.turn][0].shape[2]:
-            self._grow(self.turn)
-        (keys, values), rooms = self.prompts[self.turn], self.rooms[self.turn]
-        self.turn, end = self.turn + 1, self.filled + 1
-        count, heads, _, size = key.shape
-        for room, new in zip(rooms, (key, value), strict=True):
-            room[:, :, self.filled] = new[:, :, 0].transpose(0, 1)
-        own_keys, own_values = (room.flatten(0, 1)[:, :end] for room in rooms)
-        q = _heads_first(query.view(count, heads, -1, size)).mul_(scale)
-        prompt = torch.bmm(self._by_prompt(q), keys.flatten(0, 1).transpose(1, 2))
+        (keys, values), room = self.flat[self.turn], self.rooms[self.turn]
+        if self.filled == room.states.shape[2]:
+            self._grow(room)
+        self.turn += 1
+        count, heads, size = both.shape
+        own_keys, own_values = room.append(both, self.filled)
+        q = _heads_first(query.view(count, heads // 2, -1, size)).mul_(scale)
+        prompt = torch.bmm(self._by_prompt(q), keys)
         own = torch.bmm(q.flatten(0, 1), own_keys.transpose(1, 2))
-        scores = torch.cat([self._by_row(prompt, q), own.view(*q.shape[:3], end)], -1)
+        scores = torch.cat([self._by_row(prompt, q), own.view(*q.shape[:3], -1)], -1)
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         share = scores.softmax(-1)
-        mixed = self._by_row(torch.bmm(self._by_prompt(share[..., : self.length]), values.flatten(0, 1)), q)
+        mixed = self._by_row(torch.bmm(self._by_prompt(share[..., : self.length]), values), q)
         mixed.flatten(0, 1).baddbmm_(share[..., self.length :].flatten(0, 1), own_values)
         return mixed.transpose(0, 1).reshape(count, -1)
 
-    def _grow(self, turn: int) -> None:
+    def _grow(self, room: "_Room") -> None:
         """More room for a layer's responses, little enough that what is read of it lies close together."""
-        had = self.filled
-        room = min(had + max(GROWTH, had // 4), self.new)
-        before = self.rooms[turn]
-        self.rooms[turn] = tuple(x.new_empty(*x.shape[:2], room, x.shape[3]) for x in before)
-        for x, old in zip(self.rooms[turn], before, strict=True):
-            x[:, :, :had] = old
+        tokens = min(self.filled + max(GROWTH, self.filled // 4), self.new)
+        self.spare = room.move(self.spare, room.states, tokens)
 
     def _by_prompt(self, x: Tensor) -> Tensor:
         """``[H, R, g, S]`` as ``[H P, most g, S]``; zeros where a prompt has fewer rows than most."""
@@ -182,10 +189,38 @@ class SharedPrompts:
         """Last hidden states ``[R, D]`` of one more token a row, ``[R]``; by `step` where the trunk was read as one."""
         with self.next_token() as position:
             if step is not None:
-                return step(token, position, self.attend)
+                return step(token, self.length + self.filled, self.attend)
             inputs = {"position_ids": position, "use_cache": False, "steersman_prompts": self}
             hidden: Tensor = trunk(token[:, None], **inputs, **more)[0][:, 0]
             return hidden
+
+
+class _Room:
+    """Keys and values of a layer's responses, close together in a piece of memory that has room for all of them.
+
+    Args:
+        memory: the piece.
+        size: heads of keys and of values, rows, tokens for which there is room now, width.
+    """
+
+    def __init__(self, memory: Tensor, size: tuple[int, int, int, int]) -> None:
+        self._take(memory, size)
+
+    def _take(self, memory: Tensor, size: tuple[int, int, int, int]) -> None:
+        self.memory, self.states = memory, memory[: math.prod(size)].view(size)
+        self.halves = self.states.view(2, -1, *size[2:])
+
+    def append(self, new: Tensor, at: int) -> Tensor:
+        """Put in the states ``[R, 2 H, d]`` of token `at`; all until then, ``[2, H R, at + 1, d]``."""
+        self.states[:, :, at] = new.transpose(0, 1)
+        return self.halves[:, :, : at + 1]
+
+    def move(self, memory: Tensor, states: Tensor, tokens: int) -> Tensor:
+        """Go on in other memory with `states`, and room for `tokens`; the memory that is left."""
+        left, (heads, rows, filled, width) = self.memory, states.shape
+        self._take(memory, (heads, rows, tokens, width))
+        self.states[:, :, :filled] = states
+        return left
 
 
 def _heads_first(x: Tensor) -> Tensor:
@@ -227,7 +262,7 @@ def shared_attention(
     if steersman_calls is not None:
         steersman_calls.append(module)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    mixed = steersman_prompts.attend(query, key, value, scale, softcap)
+    mixed = steersman_prompts.attend(query[:, :, 0], torch.cat([key, value], 1)[:, :, 0], scale, softcap)
     return mixed.view(len(query), 1, query.shape[1], -1).to(query.dtype), None
 
 
@@ -237,13 +272,20 @@ def attending_shared(trunk: nn.Module) -> AbstractContextManager[None]:
 
 
 _known: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+_PROBED = 7
+"""Positions of a probe."""
 _steps: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 
 
-def step_of(model: nn.Module) -> Step | None:
-    """The model's trunk with its weights of now, if it is one of Llama's form and then gives the same hidden states."""
+def step_of(model: nn.Module, positions: int) -> Step | None:
+    """The model's trunk with its weights of now, if it is one of Llama's form and then gives the same hidden states.
+
+    Args:
+        model: any.
+        positions: how many there will be.
+    """
     base = unwrap(model)
-    step = read(trunk_of(base))
+    step = read(trunk_of(base), max(positions, _PROBED))
     if step is not None and base not in _steps:
         with torch.no_grad(), evaluating(base):
             _steps[base] = _probe(base, step)

@@ -60,7 +60,7 @@ class Forward:
         self.shared: SharedPrompts | None = None
         if total <= (window or total) and shares_prompts(model):
             self.shared, self.cache = SharedPrompts(self.cache, parent, new), None
-            self.step = None if head is None else step_of(model)
+            self.step = None if head is None else step_of(model, total)
         else:
             make_room(self.cache, parent, total)
 

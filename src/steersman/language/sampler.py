@@ -180,8 +180,10 @@ class HeadDraw:
     def _logits(self, h: Tensor, part: slice, room: Tensor) -> None:
         """Logits in bits of a part of the vocabulary, -inf past its end."""
         weight = self.weight[part]
-        out = room[:, : len(weight)]
-        room[:, len(weight) :] = -math.inf
+        out = room
+        if len(weight) < room.shape[1]:
+            out = room[:, : len(weight)]
+            room[:, len(weight) :] = -math.inf
         torch.mm(h, weight.t(), out=out)
         if self.bias is not None:
             out.add_(self.bias[part])

@@ -8,7 +8,9 @@ STUDIES: dict[str, str] = {
     "compose": "steersman.studies.compose:STUDY",
     "d3s": "steersman.studies.d3s:STUDY",
     "pf-ppo": "steersman.studies.pf_ppo:STUDY",
+    "poise": "steersman.studies.poise:STUDY",
     "rdpo": "steersman.studies.rdpo:STUDY",
     "rl-presets": "steersman.studies.rl_presets:STUDY",
+    "tip": "steersman.studies.tip:STUDY",
 }
 """Name on the command line -> "module:ATTRIBUTE"."""

@@ -1,9 +1,9 @@
 """Stages of studies only.
 
 `Learnt` counts what is learnt from, on any task. The others are for the running-sum task, whose exact truth they read:
-`Kept` tells what is learnt from and changes nothing; `Decisive` is an oracle's choice of tokens, `TrueValue` an
-oracle's baseline. A recipe names them by ``kind = "steersman.studies.rl_stages:Kept"``. Leaves out: the truth itself
-(`task.chain_sum_truth`).
+`Kept` tells what is learnt from and changes nothing; `Decisive` is an oracle's choice of tokens, `OracleCredit` its
+share of each in the credit, `TrueValue` an oracle's baseline. A recipe names them by
+``kind = "steersman.studies.rl_stages:Kept"``. Leaves out: the truth itself (`task.chain_sum_truth`).
 """
 
 from typing import Literal
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from steersman.core.component import START, Moment, Stage
 from steersman.core.types import Rollouts
-from steersman.objective.components_reward import Metrics, row_scores
+from steersman.objective.components_credit import ContrastiveCredit
+from steersman.objective.components_reward import Metrics, counted, row_scores, share
+from steersman.objective.credit.cepo import evidence
 from steersman.objective.select.tokens import in_and_out, in_loss, weigh
 from steersman.task.chain_sum import ChainSum, read_digits
 from steersman.task.chain_sum_truth import Role, offsets_to_come, read

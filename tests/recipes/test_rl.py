@@ -138,6 +138,15 @@ def test_lengths_follow_the_longest_response_unless_set() -> None:
     assert chain.rollout.max_new_tokens == 3 * 3 + 3
 
 
+def test_what_a_selection_divides_by_follows_the_aggregation_unless_set() -> None:
+    stages = 'stages=["grpo","uniform",{kind="d3s_rows",denominator="full"},"d3s_tokens"]'
+    given = recipe(stages, 'aggregate.mode="seq_mean_token_mean"').stages
+    assert [s.aggregate for s in given[2:]] == ["seq_mean_token_mean"] * 2
+    fixed = stages.replace('"full"', '"full",aggregate="token_mean"')
+    assert recipe(fixed, 'aggregate.mode="seq_mean_token_mean"').stages[2].aggregate == "token_mean"
+    assert recipe(stages).stages[2].aggregate == recipe(stages).aggregate.mode
+
+
 def test_the_critics_rate_follows_the_policys_unless_set() -> None:
     assert recipe("preset=ppo", "optim.lr=3e-4").critic.optim.lr == 3e-3
     assert recipe("preset=ppo", "critic.optim.lr=1e-4", "optim.lr=3e-4").critic.optim.lr == 1e-4

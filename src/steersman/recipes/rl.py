@@ -212,10 +212,12 @@ def _name_reward(kind: str, values: dict[str, Any]) -> None:
 
 
 def _follow(values: dict[str, Any]) -> None:
-    """Fill in what depends on another key and was not said: lengths on the longest response, the critic's rate, where
-    an answer is told and where the reasoning ends on the task."""
-    most = _longest(values)
+    """Fill in what depends on another key and was not said: lengths on the longest response, the critic's rate, what a
+    selection's denominator is of, where an answer is told and where the reasoning ends on the task."""
+    most, mode = _longest(values), _inside(values, "aggregate", "mode", None)
     for stage in values.get("stages") or ():
+        if isinstance(stage, dict) and stage.get("kind") in ("d3s_rows", "d3s_tokens") and mode is not None:
+            stage.setdefault("aggregate", mode)
         if isinstance(stage, dict) and stage.get("kind") == "overlong":
             limit = stage.setdefault("limit", most)
             if isinstance(limit, int):

@@ -118,6 +118,15 @@ def count_right(model: Any, task: ChainSum, n: int, room: int) -> int:
     return int(chain_sum.grade(drawn).parts["correct"].sum())
 
 
+def count_right_told(model: Any, task: ChainSum, n: int, room: int) -> int:
+    """`count_right` of the same prompts with the right answer told in a hint, as examples show it."""
+    given = chain_sum.prompts(task, n, seed=_JUDGE_SEED, purpose="judged")
+    rows = zip(given.ids.tolist(), given.length.tolist(), chain_sum.target(given).tolist(), strict=True)
+    told = [[*ids[:size], chain_sum.HINT, right, chain_sum.EQUALS] for ids, size, right in rows]
+    drawn = generate(model, told, max_new_tokens=room, stop_ids=chain_sum.EOS, seed=_JUDGE_SEED)
+    return int(chain_sum.grade(drawn).parts["correct"].sum())
+
+
 def build_tokenizer(context: int | None = None) -> Any:
     """A tokenizer of the task's tokens with their ids: one token a character, besides the end and the padding.
 

@@ -19,7 +19,7 @@ from steersman.core.types import Rollouts
 from steersman.language.load import load_model
 from steersman.page.tokens import as_json
 from steersman.recipes.rl import RLRecipe
-from steersman.recipes.rl_parts import stages_of
+from steersman.recipes.rl_parts import needs_reference, stages_of, terms_of
 from steersman.studies.rl_runs import OURS
 from steersman.study.declare import Cell
 from steersman.task.chain_sum import EOS, ChainSum
@@ -47,15 +47,19 @@ def compare_arms(cell: Cell, task: ChainSum, policy: Path) -> dict[str, Any]:
         batch that each arm learns from.
     """
     methods: Mapping[str, Any] = cell.arm.settings["methods"]
-    recipes = {name: _recipe(settings) for name, settings in methods.items()}
+    recipes = {name: recipe_of_arm(settings) for name, settings in methods.items()}
     one, world = next(iter(recipes.values())), ChainSumWorld(task)
     model = load_model(policy)
-    engine = LocalEngine(model, Optimiser(model.named_parameters(), AdamW(), 1))
+    told = any(needs_reference(r) for r in recipes.values())
+    reference = load_model(policy).requires_grad_(False) if told else None
+    engine = LocalEngine(model, Optimiser(model.named_parameters(), AdamW(), 1), reference=reference)
     drawing = Drawing(one.rollout.samples, one.rollout.max_new_tokens, (EOS,))
     first = Moment(seed=cell.seed, step=0, total=MIDDLE[1])
     rollouts, rows = graded_rollouts(engine, world, drawing, one.budget.batch, first)
     at = Moment(seed=cell.seed, step=MIDDLE[0], total=MIDDLE[1])
-    made = compare_stages(engine, world, rollouts, {n: stages_of(r) for n, r in recipes.items()}, rows, at=at)
+    terms = {n: terms_of(r) for n, r in recipes.items() if r.teacher is not None}
+    stages = {n: stages_of(r) for n, r in recipes.items()}
+    made = compare_stages(engine, world, rollouts, stages, rows, at=at, terms=terms)
     decisive = read(task, rollouts).role == Role.DECISIVE
     which = _mixed(rollouts, int(cell.task["prompts"]))
     samples, streams = token_table(rollouts, world.pieces(rollouts), made, truth=decisive, which=which.tolist())
@@ -64,7 +68,8 @@ def compare_arms(cell: Cell, task: ChainSum, policy: Path) -> dict[str, Any]:
     return {"samples": [as_json(s) for s in samples], "streams": described, "kept": kept}
 
 
-def _recipe(settings: Mapping[str, Any]) -> RLRecipe:
+def recipe_of_arm(settings: Mapping[str, Any]) -> RLRecipe:
+    """The recipe of an arm's settings, which name no model."""
     return validate(RLRecipe, read_config(None, (), {**settings, "model": {"path": "policy"}}), OURS)
 
 

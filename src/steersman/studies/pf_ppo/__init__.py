@@ -19,7 +19,7 @@ NOTES = {
     "quick": "R^2 with six draws of 400 prompts; PPO on all five, two at random, best and best-worst, and PPO paid by "
     "the tests, for 12 batches with three seeds, of which the first two move the critic alone. Of training it shows "
     "little.",
-    "full": "R^2 with twelve draws; fourteen arms for 40 batches with five seeds, two with exact rewards, one paid by "
+    "full": "R^2 with twelve draws; fourteen arms for 36 batches with five seeds, two with exact rewards, one paid by "
     "the tests. RAFT, DPO and tuned thresholds are left out.",
 }
 

@@ -35,9 +35,9 @@ from steersman.studies.rl_runs import arm_of
 from steersman.studies.tiny_code_policy import ROOM, TASK, TAUGHT
 from steersman.study.declare import Arm, Cell, ModeName
 
-BATCHES = {"quick": 12, "full": 40}
+BATCHES = {"quick": 12, "full": 36}
 SEEDS = {"quick": 3, "full": 5}
-EVERY = {"quick": 4, "full": 10}
+EVERY = {"quick": 4, "full": 9}
 DRAWS = {"quick": 6, "full": 12}
 """Seeds of the responses on which R^2 is measured."""
 PROMPTS, SAMPLES, UPDATES, LR = 64, 5, 8, 4e-5

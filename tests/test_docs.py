@@ -113,9 +113,10 @@ def test_there_is_something_to_check() -> None:
 def test_command_exists_and_its_recipe_is_valid(case: tuple[str, list[str]]) -> None:
     verbs, params = parse(case[1])
     if verbs[0] == "train" and not params.get("resume"):
-        rows = {"task": {"kind": "questions", "train": "d"}} if verbs[1] == "rl" else {"data": {"train": "d"}}
+        answers = verbs[1] in ("rl", "distill")
+        rows = {"task": {"kind": "questions", "train": "d"}} if answers else {"data": {"train": "d"}}
         base = {"verb": verbs[1], "model": {"path": "m"}, **rows}
-        names = {"loss.kind": "loss", "loss.flip_rate": "flip_rate", "preset": "preset"}
+        names = {"loss.kind": "loss", "loss.flip_rate": "flip_rate", "preset": "preset", "loss.teacher.path": "teacher"}
         short = {key: params.get(name) for key, name in names.items()}
         sets = [f"{k}={v}" for k, v in short.items() if v is not None] + (params["overrides"] or [])
         own = [s for s in sets if ":" not in s]  # a component of one's own is not there to be imported

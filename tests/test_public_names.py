@@ -50,6 +50,8 @@ ADVANTAGE = {
     group.rloo: "score group valid=None",
     gae.gae: "reward value mask gamma lam",
     divergence.kl_penalty: "logp logp_ref logp_old=None estimator='k3' gradient='reverse'",
+    divergence.divergence: "student_logits teacher_logits kind='reverse_kl' beta=0.5",
+    divergence.entropy: "logits normalize=False",
 }
 
 

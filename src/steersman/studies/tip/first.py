@@ -6,21 +6,24 @@ Leaves out: training (`studies.rl_runs`), what is concluded (`claims`).
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from steersman.assure.diagnose.tokens import TokenDiagnosis, diagnose_tokens
+from steersman.assure.diagnose.tokens_page import samples_of
 from steersman.core.component import Moment
 from steersman.core.config import read, validate
 from steersman.language.load import load_model
 from steersman.objective.components_tip import SelectTokens
+from steersman.page.tokens import as_json
 from steersman.recipes.diagnose_tokens import score
 from steersman.recipes.rl import RLRecipe
 from steersman.studies.planted_policy import SPARE, model_folder
 from steersman.studies.rl_runs import OURS
-from steersman.studies.tip.names import KINDS, PLANTED
+from steersman.studies.tip.names import HIGH_DIVERGENCE, HIGH_ENTROPY, KINDS, PLANTED
 from steersman.study.declare import Cell
 from steersman.task.planted import EOS, RESPONSE, VOCABULARY, Kind, Planted, PlantedTeacher, kinds
 from steersman.task.planted_world import PlantedWorld
@@ -28,8 +31,8 @@ from steersman.train.engine.local import LocalEngine
 from steersman.train.engine.work import Drawing
 from steersman.train.optimise import AdamW, Optimiser
 
-HIGH_ENTROPY, HIGH_DIVERGENCE = 0.2, 1.0
-"""Share of log V, and nats, above which a token counts as high; named with every share that follows from them."""
+SHOWN = 6
+"""Responses in the token view."""
 
 
 def run(cell: Cell, policy: Path) -> dict[str, Any]:
@@ -42,7 +45,8 @@ def run(cell: Cell, policy: Path) -> dict[str, Any]:
     Returns:
         ``kinds``: of each kind its share, mean entropy (share of log V) and divergence (nats), and the share of it that
         lies in its planted quadrant; ``kept``: arm -> kind -> share of it that is kept; ``made``: arm -> kind -> share
-        of what is kept; ``overlap``: Jaccard of what two arms keep; ``shares`` of the quadrants.
+        of what is kept; ``overlap``: Jaccard of what two arms keep; ``shares`` of the quadrants; ``samples``: a few
+        responses under every arm, with the digits that receive a carry marked.
     """
     methods = cell.arm.settings["methods"]
     recipes = {
@@ -63,7 +67,16 @@ def run(cell: Cell, policy: Path) -> dict[str, Any]:
         "made": {n: {k: _share(kept & here, kept) for k, here in kind.items()} for n, kept in found.kept.items()},
         "overlap": found.overlap(),
         "shares": found.quadrants.share,
+        "samples": _samples(found, kind["carry"], PlantedWorld(task).pieces(drawn)),
     }
+
+
+def _samples(found: TokenDiagnosis, carry: Tensor, pieces: list[list[str]]) -> list[dict[str, Any]]:
+    """The first responses with a carry, under every rule."""
+    which = carry.any(1).nonzero()[:SHOWN, 0].tolist()
+    shown = samples_of(found, pieces, which)
+    marked = [carry[i].nonzero()[:, 0].tolist() for i in which]
+    return [as_json(replace(s, truth=tuple(m), mark="carry")) for s, m in zip(shown, marked, strict=True)]
 
 
 def _measured(found: TokenDiagnosis, kind: str, here: Tensor) -> dict[str, float]:

@@ -19,10 +19,9 @@ from steersman.core.component import Form
 from steersman.core.noise import generator
 from steersman.language.head_divergence import Head, token_divergence
 from steersman.objective.divergence import divergence
+from steersman.studies.tip.names import CHUNK
 
 WIDTH = 32
-CHUNK = 32
-"""Rows whose logits exist at a time in the variants with chunks."""
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]

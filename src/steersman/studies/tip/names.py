@@ -18,6 +18,10 @@ LIMIT_ARMS = ("full", "soft-or 20", "q3 20")
 CURES = ("q3 20 + anchor", "q3 20, forward KL")
 """What may help where a narrow selection collapses; tried in the hardest setting alone."""
 RATES = {"slow": 1e-4, "fast": 5e-4}
+CHUNK = 32
+"""Rows whose logits exist at a time in the memory's variants with chunks."""
+HIGH_ENTROPY, HIGH_DIVERGENCE = 0.2, 1.0
+"""Share of log V, and nats, above which a token counts as high; named with every share that follows from them."""
 KINDS = ("plain", "carry", "times", "synonym")
 """Kinds of tokens, as `task.planted.Kind`."""
 PLANTED = {"plain": "Q4", "carry": "Q3", "times": "Q1", "synonym": "Q2"}

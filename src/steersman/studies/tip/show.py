@@ -6,14 +6,16 @@ from dataclasses import replace
 import numpy as np
 
 from steersman.page.figures import Panel
+from steersman.page.tokens import from_json
 from steersman.studies.rl_curves import by_batch, by_series, line, pairs, runs_of
 from steersman.studies.rl_evidence import mean
-from steersman.studies.tip.claims import LIMITS, MAIN, MEMORY, share
+from steersman.studies.tip.claims import FIRST, LIMITS, MAIN, MEMORY, share
 from steersman.studies.tip.names import MAIN_ARMS
 from steersman.study.declare import Result, Shown
 from steersman.study.report import Difference, Estimate
 
 SEEN = ("full", "entropy top 20", "entropy sampled 20", "soft-or 20", "q3 20", "q3 10", "random 20", "random 10")
+VIEWED = ("entropy top 20", "entropy sampled 20", "soft-or 20", "q3 10", "random 20", "random 10")
 WIDE = ("full", "entropy top 50", "entropy sampled 50", "soft-or 50", "divergence 50", "random 50", "bottom 50")
 KINDS = {"exact": "exact match", "carry": "digits with a carry", "times": "digits under x"}
 
@@ -31,7 +33,11 @@ def show(results: Sequence[Result]) -> Shown:
         by_batch(results, hard, "Exact match by steps, high rate", LIMITS),
         *_memory(results),
     )
-    return Shown(tuple(p for p in panels if p.lines), _differences(results))
+    from steersman.assure.diagnose.tokens_page import STREAMS  # it needs torch, and lists of studies do not
+
+    found = [r.value["samples"] for r in results if r.cell.part == FIRST]
+    plain = [{**x, "views": [v for v in x["views"] if v["arm"] in VIEWED]} for x in (found[0] if found else ())]
+    return Shown(tuple(p for p in panels if p.lines), _differences(results), tuple(map(from_json, plain)), STREAMS)
 
 
 def _differences(results: Sequence[Result]) -> tuple[Difference, ...]:

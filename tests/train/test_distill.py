@@ -234,7 +234,14 @@ def test_a_policy_that_broke_is_named():
         (lambda: distill_term(Against(form=Form("jsd", 0.0)), Aggregation()), "0 < beta < 1"),
         (lambda: distill_term(Against(form=Form("kl")), Aggregation()), "unknown divergence"),
         (lambda: distill_term(Against(), Aggregation(), ratio_cap=0.0), "ratio_cap is 0"),
-        (lambda: toys.learner({"stages": [SelectTokens()], "loss": toys.Clipped()}), "needs 'entropy'|'divergence'"),
+        (
+            lambda: toys.learner({"stages": [SelectTokens()], "loss": toys.Clipped()}),
+            "needs 'divergence', which nothing",
+        ),
+        (
+            lambda: toys.learner({**toys.METHODS["self-distil"], "stages": [*toys.CREDIT, SelectTokens()]}),
+            "some responses",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_the_start(make, match):

@@ -57,6 +57,7 @@ def check_parts(
             if not there[pass_.by]:
                 raise UserError(f"{type(stage).__name__} asks for a pass by a {pass_.by}", where=f"stages[{place}]")
             _check_averages(pass_, type(stage).__name__, f"stages[{place}]")
+        _check_told(stage, terms, f"stages[{place}]")
         for name in getattr(stage, "fields", ()):
             if name not in known:
                 what = f"{type(stage).__name__} reads {name!r}, which this task's grader does not give"
@@ -72,6 +73,15 @@ def check_parts(
                 what = f"the {term.name} loss needs {name!r}, which no stage gives"
                 raise UserError(what, where="stages", cure=f"It is given by: {STREAMS[name].given_by}.")
     return frozenset(n for t in terms for n in t.needs)
+
+
+def _check_told(stage: Component, terms: Sequence[Term], where: str) -> None:
+    """Refuse a stage that compares tokens by a divergence which rows without another text do not have."""
+    against = against_of(terms)
+    read = [n for n in stage.needs if n in ("divergence", "divergence_forward")]
+    if read and against is not None and against.optional:
+        what = f"{type(stage).__name__} reads {read[0]!r}, and the other side may have nothing to say of some responses"
+        raise UserError(what, where=where, cure="Choose tokens by something else, e.g. their entropy.")
 
 
 def own_passes(terms: Sequence[Term]) -> dict[str, Pass]:

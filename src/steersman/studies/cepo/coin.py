@@ -23,7 +23,7 @@ START = {"bit": 0.95, "right": 0.6}
 """The untrained policy: it mostly begins with 1, and is mostly right."""
 TOLD = 0.999
 """What the policy gives to what it was told."""
-STEPS, RATE = 4000, 0.5
+STEPS, RATE = 400, 2.0
 LAM, EPS_W = 0.5, 0.5
 
 

@@ -5,6 +5,7 @@
 
 STUDIES: dict[str, str] = {
     "adora": "steersman.studies.adora:STUDY",
+    "cepo": "steersman.studies.cepo:STUDY",
     "compose": "steersman.studies.compose:STUDY",
     "d3s": "steersman.studies.d3s:STUDY",
     "pf-ppo": "steersman.studies.pf_ppo:STUDY",

@@ -140,6 +140,8 @@ def test_evidence_is_told_apart_by_what_tokens_do() -> None:
     assert told["signed"]["rlsd"]["first error"] == pytest.approx(9.0)
     assert told["signed"]["rlsd"]["steps of right responses"] == pytest.approx(2.0)
     assert told["sharpness"] == [0, int(rows.action.sum())]
+    assert told["steps"]["rlsd"] == pytest.approx([2.0] * 5)
+    assert told["steps"]["exact rlsd"][4] > 0
 
 
 def test_exact_evidence_is_that_of_bayes() -> None:
@@ -248,6 +250,7 @@ def of_evidence(gap: float, area: float = 0.5, bad: int = 0, n: int = 40) -> lis
         "prompts": {"cepo": sizes(np.exp(gap)), "rlsd": sizes(1.0)},
         "auc": auc,
         "signed": {m: {"first error": -0.5, "later steps of wrong responses": None} for m in ("cepo", "rlsd")},
+        "steps": {"cepo": [0.1, 2.0], "rlsd": [0.1, 0.5], "exact rlsd": [0.2, 0.4]},
         "sharpness": [bad, 1000],
         "bayes": {"cepo": 0.9, "rlsd": None},
         "right": [20, 39, 40],
@@ -309,6 +312,8 @@ def test_accuracy_at_the_end(id: str, part: str, a: str, b: str, accuracy: float
 def test_gain_rate_and_cost() -> None:
     assert word(CLAIMS["G0"].measure(trained("main", "grpo", 0.75))) == "for"
     assert word(CLAIMS["G0"].measure(trained("main", "grpo", 0.56))) == "against"
+    assert word(CLAIMS["S0"].measure(trained("main", "opsd", 0.6))) == "for"
+    assert word(CLAIMS["S0"].measure(trained("main", "opsd", 0.5))) == "against"
     plain = trained("main", "grpo", 0.7)
     for cepo_at, said in ((0.701, "for"), (0.76, "against")):
         found = [*plain, *trained("main", "cepo", cepo_at), *trained("main", names.FAST, 0.95)]
@@ -340,7 +345,7 @@ def test_without_results_nothing_is_claimed(id: str) -> None:
 def test_figures_tables_and_sentence() -> None:
     found = everything()
     shown = show.show(found)
-    assert len(shown.panels) == 8
+    assert len(shown.panels) == 9
     assert len([d for d in shown.differences if d.b == "grpo"]) == len(names.MAIN_ARMS) + len(names.NOISE_ARMS) - 2
     assert "After as many batches cepo was" in show.sentence(found)
     assert show.show([]).panels == ()

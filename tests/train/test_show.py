@@ -26,6 +26,7 @@ from steersman.task.chain_sum import EOS
 from steersman.train.show import compare_stages, graded_rollouts, token_table
 from steersman.train.terms import Against
 from steersman.train.terms_distill import distill_term
+from steersman.train.token_streams import credit
 
 SAME_SCORES = 1e-5  # nats between two forwards over other micro-batches
 AT = Moment(7, 3, 6)
@@ -220,6 +221,15 @@ def test_a_row_that_was_not_graded_has_no_values_and_says_so():
     assert not any(math.isnan(v) for x in samples[1].views[0].streams.values() for v in x if v is not None)
 
 
+def test_credit_is_a_share_of_the_response_s_advantage():
+    a = torch.tensor([[math.nan, 1.0, 3.0, 2.0], [-1.0, -1.0, -4.0, math.nan], [1.0, -1.0, 1.0, 1.0], [0.0] * 4])
+    found = credit(a)
+    assert found[0, 1:].tolist() == pytest.approx([-0.5, 0.5, 0.0])
+    assert found[1, :3].tolist() == pytest.approx([-0.5, -0.5, 1.0])
+    assert torch.isnan(found[2:]).all()
+    assert torch.isnan(found[0, 0])
+
+
 def test_credit_under_two_answers_and_a_selection_by_divergence_side_by_side(batch):
     engine, world, rollouts, rows = batch
     hint = Hint(text="?{answer}=")
@@ -242,6 +252,10 @@ def test_credit_under_two_answers_and_a_selection_by_divergence_side_by_side(bat
         for gained, right, other in told:
             assert gained == (None if right is None else pytest.approx(right - other, abs=1e-6))
         assert any(v is not None for v in shown["evidence"]) == bool(asked[i])
+        assert {v for v in views["grpo"].streams["credit"] if v is not None} <= {0.0}  # the same for every token
+        of_row = [v for v in shown["credit"] if v is not None]
+        assert abs(sum(of_row)) < 1e-4
+        assert bool(of_row) == bool(asked[i])
         assert all(d >= -1e-6 for d in views["tip"].streams["divergence"] if d is not None)
     kept = int(made["tip"].kept.sum())
     assert 0 < kept < int(made["grpo"].kept.sum())

@@ -25,7 +25,7 @@ from steersman.train.collect import grade, run_stages
 from steersman.train.engine.work import Drawing
 from steersman.train.passes import Passes, check_parts, own_passes
 from steersman.train.terms import Term
-from steersman.train.token_streams import described, reader_streams
+from steersman.train.token_streams import credit, described, reader_streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,9 @@ def token_table(
     """
     shown = range(len(rollouts)) if which is None else which
     found = {name: _columns(rollouts, made) for name, made in arms.items()}
+    if any("credit" in columns for columns in found.values()):
+        for columns in (c for c in found.values() if "advantage" in c):
+            columns.setdefault("credit", credit(columns["advantage"]))
     numbers = _within_groups(rollouts.group.tolist())
     samples = []
     for i in shown:

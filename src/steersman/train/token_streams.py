@@ -16,6 +16,7 @@ SHOWN: tuple[StreamInfo, ...] = (
     StreamInfo("advantage", "", "signed", "advantage of the token, as the method left it"),
     StreamInfo("|A|·H", "nats", "sequential", "size of the advantage times the entropy"),
     StreamInfo("weight", "", "sequential", "weight of a kept token in the loss, that of its row included"),
+    StreamInfo("credit", "", "signed", "the token's advantage over the mean of its response, less 1"),
     StreamInfo("evidence", "nats", "signed", "log-probability gained by being told right, not wrong or nothing"),
     StreamInfo("entropy", "nats", "sequential", "uncertainty of the policy before the token"),
     StreamInfo("log-ratio", "nats", "signed", "log-probability gained over the reference policy"),
@@ -24,6 +25,8 @@ SHOWN: tuple[StreamInfo, ...] = (
     StreamInfo("reward", "", "signed", "reward of the whole response, the same at all its tokens"),
 )
 """The streams under a reader's names, in the order of the keys that choose them."""
+_SAME = 1e-5
+"""Shares of credit this small are rounding."""
 _NAMED = {"advantage", "entropy", "token_weight", "logp_old", "logp_ref", "logp", "logp_behaviour"}
 
 
@@ -36,7 +39,8 @@ def reader_streams(
 ) -> dict[str, Float[Tensor, "N L"]]:
     """The streams of N rows under the names of `SHOWN`, and all others under their own.
 
-    |A|·H = |advantage| entropy; evidence = logp_teacher - logp_teacher_wrong; log-ratio = logp_old - logp_ref; gap =
+    |A|·H = |advantage| entropy; credit = advantage / its mean over the row - 1, in rows of one sign, and only if some
+    row's advantages differ; evidence = logp_teacher - logp_teacher_wrong; log-ratio = logp_old - logp_ref; gap =
     logp_old - logp_behaviour; weight = token_weight (1 where nobody wrote it) times the row's, at kept tokens. Where
     nobody scored ``logp_old``, what the token was sampled with stands for it.
 
@@ -54,6 +58,8 @@ def reader_streams(
     out |= {k: x[k] for k in ("advantage", "entropy") if k in x}
     if "advantage" in x and "entropy" in x:
         out["|A|·H"] = x["advantage"].abs() * x["entropy"]
+    if "advantage" in x and bool(((shared := credit(x["advantage"])).abs() > 0).any()):
+        out["credit"] = shared
     if "logp_teacher" in x and "logp_teacher_wrong" in x:
         out["evidence"] = x["logp_teacher"] - x["logp_teacher_wrong"]
     row = torch.ones(len(kept)) if weight is None else weight
@@ -68,6 +74,20 @@ def reader_streams(
     if reward is not None:
         out["reward"] = reward[:, None].expand(kept.shape)
     return {name: value for name, value in out.items() if bool(torch.isfinite(value).any())}
+
+
+def credit(advantage: Float[Tensor, "N L"]) -> Float[Tensor, "N L"]:
+    """How much more of its response's advantage a token gets than the mean token, as a share: 0 = as much.
+
+    NaN where there is no value, and in rows whose advantages have two signs or are 0.
+    """
+    there = torch.isfinite(advantage)
+    known = torch.where(there, advantage, torch.zeros_like(advantage))
+    mean = known.sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+    alike = (there & (known * mean > 0) | ~there).all(1, keepdim=True)
+    found = known / torch.where(mean == 0, 1.0, mean) - 1
+    found = torch.where(found.abs() < _SAME, 0.0, found)
+    return torch.where(there & alike, found, torch.nan)
 
 
 def described(names: Iterable[str]) -> tuple[StreamInfo, ...]:

@@ -127,8 +127,8 @@ def cells(mode: ModeName, extra_seeds: int = 0) -> tuple[Cell, ...]:
 def _fixed(mode: ModeName) -> tuple[Cell, ...]:
     """Runs that train nothing on rollouts."""
     methods = {n: arm(n, decay=0).settings for n in ("cepo", "rlsd")}
-    told = "evidence of both on the same responses"
-    measured = Arm("cepo and rlsd", {"methods": methods}, told)
+    told = "evidence of cepo and rlsd on the same responses"
+    measured = Arm("every method", {"methods": methods}, told)
     exact = Arm("every method", {"methods": ["opsd", "rlsd", "cepo"]}, "expected updates of a policy of two logits")
     views = {n: arm(n, decay=0).settings for n in VIEW_ARMS}
     shown = Arm("every method", {"methods": views}, "what each makes of the same batch, token by token")

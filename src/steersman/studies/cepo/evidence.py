@@ -46,7 +46,8 @@ def run(cell: Cell, run_dir: RunDir, policy: Path, task: ChainSum) -> dict[str, 
 
     Returns:
         ``prompts``: method -> role -> mean |delta| a prompt; ``auc``: method, and "exact ..." -> a value a prompt with
-        a wrong response; ``signed``: method -> place -> mean delta; ``sharpness``: violations and tokens; ``bayes``:
+        a wrong response; ``signed``: method -> place -> mean delta; ``steps``: method -> mean delta of each running sum
+        of right responses; ``sharpness``: violations and tokens; ``bayes``:
         method -> correlation of delta with exact evidence on running sums; ``right``: right answers without a hint,
         with one, and prompts.
     """
@@ -84,6 +85,7 @@ class _Seen:
         self.auc: dict[str, list[float]] = {f"{e}{m}": [] for e in ("", "exact ") for m in METHODS}
         self.places: dict[str, dict[str, list[float]]] = {m: {p: [] for p in PLACES} for m in METHODS}
         self.pairs: dict[str, list[tuple[float, float]]] = {m: [] for m in METHODS}
+        self.steps: dict[str, dict[int, list[float]]] = {k: {} for k in (*METHODS, "exact rlsd")}
         self.violations, self.tokens = 0, 0
 
     def add(
@@ -107,8 +109,15 @@ class _Seen:
             masks = at_error, steps & failed[:, None] & ~at_error, steps & rollouts.correct[:, None]
             for place, mask in zip(PLACES, masks, strict=True):
                 self.places[m][place] += delta[m][mask].tolist()
+            self._by_step(m, delta[m], masks[2], found)
             known = steps & torch.isfinite(exact[m])
             self.pairs[m] += list(zip(delta[m][known].tolist(), exact[m][known].tolist(), strict=True))
+
+        self._by_step("exact rlsd", exact["rlsd"], masks[2], found)
+
+    def _by_step(self, name: str, x: Tensor, mask: Tensor, found: Reading) -> None:
+        for step in found.step[mask].unique().tolist():
+            self.steps[name].setdefault(step, []).extend(x[mask & (found.step == step)].tolist())
 
     def _sharpness(self, logp: Mapping[str, Mapping[str, Tensor]], there: Tensor, correct: Tensor) -> None:
         a = torch.where(correct, 1.0, -1.0).double()
@@ -124,6 +133,7 @@ class _Seen:
             "prompts": self.prompts,
             "auc": self.auc,
             "signed": {m: {p: _mean(x) for p, x in at.items()} for m, at in self.places.items()},
+            "steps": {m: [_mean(at[k]) for k in sorted(at)] for m, at in self.steps.items()},
             "sharpness": [self.violations, self.tokens],
             "bayes": {m: _correlation(x) for m, x in self.pairs.items()},
         }

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from steersman.page.figures import Panel
 from steersman.studies.cepo.claims import EVIDENCE, MAIN, NOISE, log_ratios, ratio, value_of
 from steersman.studies.cepo.names import MAIN_ARMS, NOISE_ARMS, PARTS, VIEW_ARMS
-from steersman.studies.rl_curves import by_batch, by_series, differences, final, final_gaps, runs_of, strips
+from steersman.studies.rl_curves import by_batch, by_series, differences, final, final_gaps, line, runs_of, strips
 from steersman.studies.rl_evidence import mean
 from steersman.study.declare import Result, Shown
 from steersman.study.report import Difference, Estimate
@@ -29,6 +30,7 @@ def show(results: Sequence[Result]) -> Shown:
         by_batch(results, CREDITS, "Held-out accuracy, kinds of credit", MAIN),
         by_batch(results, OTHERS, "Held-out accuracy, learning from oneself and a larger rate", MAIN),
         by_batch(results, NOISE_ARMS, "Held-out accuracy with eight fillers", NOISE),
+        _steps(results),
         *(by_series(results, CREDITS, k, title, label, MAIN) for k, (title, label) in SERIES.items()),
     )
     tables = (
@@ -37,6 +39,19 @@ def show(results: Sequence[Result]) -> Shown:
         *differences(results, "grpo", NOISE_ARMS, {k: f"{m}, eight fillers" for k, m in AXES.items()}, NOISE),
     )
     return Shown(tuple(p for p in panels if p.lines), tables, *strips(results, PARTS["view"], VIEW_ARMS))
+
+
+def _steps(results: Sequence[Result]) -> Panel:
+    """Evidence of each running sum of right responses, at the first policy."""
+    found = value_of(results, EVIDENCE)
+    steps = {} if found is None else found["steps"]
+    lines = tuple(line(m, list(range(1, len(steps[m]) + 1)), [steps[m]]) for m in ("rlsd", "cepo") if steps.get(m))
+    note = "First policy, mean over responses." + (
+        f" Exact evidence of rlsd: {', '.join(f'{x:.2f}' for x in steps['exact rlsd'])}."
+        if steps.get("exact rlsd")
+        else ""
+    )
+    return Panel("Evidence of each running sum of right responses", "running sum", "nats", lines, note=note)
 
 
 def _evidence(results: Sequence[Result]) -> tuple[Difference, ...]:

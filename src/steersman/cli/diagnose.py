@@ -1,6 +1,6 @@
 """`steersman diagnose`: what is wrong with a policy, and where. Nothing is trained.
 
-Leaves out: drawing, scoring and figures (`recipes.diagnose_tokens`).
+Leaves out: drawing, scoring and figures (`recipes.diagnose_tokens`, `recipes.diagnose_probe`).
 """
 
 import json
@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Look into a policy: where a teacher disagrees with it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look into a policy: where a teacher disagrees with it, what its hidden states know.", no_args_is_help=True
+)
 DEFAULT_OUT = Path("token-diagnosis")
 
 
 @app.callback()
 def _together() -> None:
-    """Look into a policy: where a teacher disagrees with it."""
+    """Look into a policy: where a teacher disagrees with it, what its hidden states know."""
 
 
 @app.command("tokens")
@@ -67,6 +69,71 @@ def tokens(
         return
     _show(found.summary)
     print(f"\npage  {report}")
+
+
+@app.command("probe")
+def probe(
+    model: Annotated[Path, typer.Option("--model", help="Folder of the policy.")],
+    task: Annotated[str, typer.Option("--task", help="JSONL of prompts and answers, reasoning_gym:NAME, chain_sum.")],
+    limit: Annotated[
+        int | None, typer.Option(help="First so many prompts; default all of a file, 200 of others.", min=1)
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=2, max=1024)] = 4,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of a response; default 512, or what the task knows.", min=1)
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Divides the logits.")] = 1.0,
+    pool: Annotated[int, typer.Option(help="Last tokens of prompt and reasoning that are averaged.", min=1)] = 10,
+    reasoning_end: Annotated[
+        str | None, typer.Option(help="Text that ends the reasoning, e.g. </think>; default none.")
+    ] = None,
+    extract: Annotated[str | None, typer.Option(help="How the answer is found in a response.")] = None,
+    compare: Annotated[str | None, typer.Option(help="How it is compared with the right one.")] = None,
+    reward: Annotated[str | None, typer.Option(help="package.module:function that grades instead.")] = None,
+    allow_import: Annotated[
+        list[str] | None, typer.Option("--allow-import", help="Package whose function may be run.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat/--no-chat", help="Text prompts are a user's turn, or taken as is.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    micro_tokens: Annotated[int, typer.Option(help="Tokens of one forward pass.", min=1)] = 4096,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Say which layer's hidden states tell what a prompt is worth, for the stage internal_value."""
+    from steersman.recipes.diagnose_probe import ProbeQuestion, diagnose_probe
+
+    asked = ProbeQuestion(
+        model, task, limit, samples, max_new_tokens, temperature, pool, reasoning_end, extract, compare, reward,
+        tuple(allow_import or ()), seed, chat, device, dtype, micro_tokens,
+    )  # fmt: skip
+    found = diagnose_probe(asked, lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(json.dumps(found.summary, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    _show_probes(found.summary)
+
+
+def _show_probes(summary: dict[str, Any]) -> None:
+    from steersman.cli.table import console, grid, print_table
+
+    print(
+        f"{summary['responses']:,} responses to {summary['prompts']:,} prompts, mean reward {summary['reward']:.3f}; "
+        f"fitted to {summary['fitted']:,}, judged on {summary['held_out']:,}.\nR2 of siblings' rewards on held-out "
+        f"prompts; that of the true value is about {summary['ceiling']:.2f}.\n"
+    )
+    rows = summary["probes"]
+    names = list(dict.fromkeys(r["features"] for r in rows if r["layer"] is not None))
+    table = grid("layer", *names)
+    for layer in range(summary["layers"] + 1):
+        of = {r["features"]: r["r2"] for r in rows if r["layer"] == layer}
+        table.add_row(str(layer), *(f"{of[n]:.3f}" for n in names))
+    print_table(console(), table)
+    alone = next(r["r2"] for r in rows if r["layer"] is None)
+    ends = f", reasoning_end = {summary['reasoning_end']}" if summary["reasoning_end"] else ""
+    print(f'\nthree entropies alone: {alone:.3f}\nbest: {{ kind = "internal_value", layer = {summary["best"]}{ends} }}')
 
 
 def _show(summary: dict[str, Any]) -> None:

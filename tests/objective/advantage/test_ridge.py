@@ -44,6 +44,29 @@ def test_the_error_told_is_that_of_leaving_each_example_out():
     assert abs(fit.error - np.mean(left_out)) <= TOLERANCE
 
 
+@pytest.mark.parametrize(("n", "d"), [(25, 40), (60, 8)])
+def test_rows_of_a_group_are_left_out_together(n, d):
+    x, y, _ = data(n, d)
+    group = np.arange(n) * 7 % 11 % 9  # of two to eight rows, apart from each other
+    fit = fit_ridge(torch.from_numpy(x), torch.from_numpy(y), 3.0, torch.from_numpy(group))
+    z, squares = StandardScaler().fit_transform(x), []
+    for g in np.unique(group):
+        kept = group != g
+        squares += [*np.square(Ridge(3.0).fit(z[kept], y[kept]).predict(z[~kept]) - y[~kept])]
+    assert abs(fit.error - np.mean(squares)) <= TOLERANCE
+
+
+def test_siblings_that_share_their_features_do_not_vouch_for_each_other():
+    draw = generator(2, "siblings")
+    x = np.repeat(draw.normal(size=(40, 60)), 4, axis=0) + 0.01 * draw.normal(size=(160, 60))
+    group = np.repeat(np.arange(40), 4)
+    y = torch.from_numpy(np.repeat(draw.normal(size=40), 4))  # of the prompt, but nothing in the features tells it
+    x, group = torch.from_numpy(x), torch.from_numpy(group)
+    assert fit_ridge(x, y).alpha < 1
+    assert fit_ridge(x, y, group=group).alpha > 100
+    assert fit_ridge(x, y, group=torch.zeros_like(group)).alpha == GRID[-1]
+
+
 def test_the_penalty_grows_where_there_is_little_to_learn():
     draw = generator(1, "noise")
     x, y = torch.from_numpy(draw.normal(size=(100, 50))), torch.from_numpy(draw.normal(size=100))

@@ -5,8 +5,8 @@ rollout of it; the baseline of a rollout comes from its siblings' features, so t
 given the prompt and the policy gradient stays unbiased. With features of the prompt alone one rollout is enough.
 Leaves out: the forward that gives the states (planned passes), formulas of pairing (`pairing`) and fitting (`probe`).
 Source: "Your Language Model is Its Own Critic", arXiv 2605.07579. No official code is published. Ours: the penalty by
-leave-one-out error in place of 0.01 (with fewer examples than features that is almost interpolation), what happens
-before the first fit, more than two rollouts, the blend, and features of invalid rows, which are never scored.
+the error on prompts left out in place of 0.01 (with fewer examples than features that is almost interpolation), what
+happens before the first fit, more than two rollouts, the blend, and features of invalid rows, which are never scored.
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ class InternalValue(Stage):
         "moments", description="mean, deviation and maximum of the response; or means of prompt, reasoning and answer"
     )
     reasoning_end: tuple[int, ...] = Field((), description="token ids that end the reasoning; empty = no answer part")
-    alpha: Positive | Literal["auto"] = Field("auto", description="ridge penalty; auto = by leave-one-out error")
+    alpha: Positive | Literal["auto"] = Field("auto", description="ridge penalty; auto = by prompts left out")
     pca: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         None, description="most principal directions of prompt and reasoning states; absent = the states themselves"
     )
@@ -143,16 +143,21 @@ class InternalValue(Stage):
         low, high = (float(seen.min()), float(seen.max())) if self.clip == "observed" else self.clip
         return found.clamp(low, high)
 
-    def update(self, phi: Tensor, target: Tensor, step: int | None = None) -> None:
+    def _learn(self, phi: Tensor, scores: Siblings, step: int) -> None:
+        self.update(phi[scores.known], scores.target[scores.known], step, scores.group[scores.known])
+
+    def update(self, phi: Tensor, target: Tensor, step: int | None = None, group: Tensor | None = None) -> None:
         """Remember examples of a step and forget those of steps that are too old; the next prediction fits anew.
 
         Args:
             phi: ``[N, D]``.
             target: ``[N]``, never a row's own score where its features are of the response.
             step: of the run; None = the one after the last.
+            group: prompt of each row; the penalty is chosen by leaving out whole prompts. None = each its own.
         """
         last = -1 if self._examples is None or not len(self._examples) else int(self._examples.step[-1])
-        self._examples = added(self._examples, phi, target, last + 1 if step is None else step, self.buffer_steps)
+        step = last + 1 if step is None else step
+        self._examples = added(self._examples, phi, target, step, self.buffer_steps, group)
         self._fit = None
 
     def _blocks(self, width: int) -> tuple[tuple[int, int, int], ...]:
@@ -174,7 +179,7 @@ class InternalValue(Stage):
             return rollouts.with_streams(advantage_row=score.to(row)), {}
         phi, scores = self.features_of(rollouts), Siblings.of(self.prompt_only, score, rollouts.group, valid)
         if self.refit == "before":
-            self.update(phi[scores.known], scores.target[scores.known], at.step)
+            self._learn(phi, scores, at.step)
         baseline, told = self._baseline(phi, scores)
         advantage = torch.where(valid, scores.value - baseline, 0.0)
         told |= _quality(*(x.detach()[valid] for x in (scores.value, baseline, advantage)))
@@ -182,7 +187,7 @@ class InternalValue(Stage):
             ended = internal.segments(rollouts, self.reasoning_end)[2]
             told["unfinished_share"] = share(valid & ~ended, valid)
         if self.refit == "after":
-            self.update(phi[scores.known], scores.target[scores.known], at.step)
+            self._learn(phi, scores, at.step)
         return rollouts.with_streams(advantage_row=advantage.to(row)), told
 
     def _check(self, score: Tensor, rollouts: Rollouts) -> None:

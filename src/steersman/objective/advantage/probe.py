@@ -24,22 +24,31 @@ class Examples:
         x: features ``[B, D]`` float32.
         y: targets ``[B]`` float64.
         step: the step of the run each is from ``[B]``.
+        group: the prompt of each within its step ``[B]``.
     """
 
     x: Tensor
     y: Tensor
     step: Tensor
+    group: Tensor
 
     def __len__(self) -> int:
         return len(self.y)
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
-        return {"x": self.x, "y": self.y, "step": self.step}
+        return {"x": self.x, "y": self.y, "step": self.step, "group": self.group}
 
 
-def added(before: Examples | None, x: Tensor, y: Tensor, step: int, keep: int) -> Examples:
+def added(before: Examples | None, x: Tensor, y: Tensor, step: int, keep: int, group: Tensor | None = None) -> Examples:
     """The examples with those of a step behind them, of the last `keep` steps that have any.
+
+    Args:
+        before: those of earlier steps; None = none.
+        x, y: features and targets of the step.
+        step: its number.
+        keep: steps to be kept.
+        group: the prompt of each row ``[N]``; None = each row has its own.
 
     Raises:
         UserError: shapes that disagree, features of another width than before, or a step before the last one.
@@ -47,7 +56,8 @@ def added(before: Examples | None, x: Tensor, y: Tensor, step: int, keep: int) -
     if x.ndim != 2 or y.shape != x.shape[:1]:
         what = f"features are {tuple(x.shape)}, targets {tuple(y.shape)}"
         raise UserError(what, where="probe", allowed="[N, D] and [N]")
-    new = Examples(x.detach().cpu().float(), y.detach().cpu().double(), torch.full((len(y),), step))
+    own = torch.arange(len(y)) if group is None else group.cpu()
+    new = Examples(x.detach().cpu().float(), y.detach().cpu().double(), torch.full((len(y),), step), own)
     if before is None:
         return new
     if before.x.shape[1] != x.shape[1]:
@@ -56,8 +66,7 @@ def added(before: Examples | None, x: Tensor, y: Tensor, step: int, keep: int) -
         raise UserError(f"step {step} comes after step {int(before.step[-1])}", where="probe")
     step_of = torch.cat([before.step, new.step])
     young = step_of >= torch.unique(step_of)[-keep:][:1]
-    both = torch.cat([before.x, new.x])[young], torch.cat([before.y, new.y])[young]
-    return Examples(*both, step_of[young])
+    return Examples(*(torch.cat([getattr(e, k) for e in (before, new)])[young] for k in ("x", "y", "step", "group")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,8 @@ def fit(examples: Examples, alpha: float | Literal["auto"], blocks: tuple[tuple[
     for begin, end, most in blocks:
         found.append((begin, end, *principal(examples.x[:, begin:end], most)))
     made = tuple(found)
-    return Fit(fit_ridge(_projected(examples.x.double(), made), examples.y, alpha), made)
+    _, prompt = torch.unique(torch.stack([examples.step, examples.group]), dim=1, return_inverse=True)
+    return Fit(fit_ridge(_projected(examples.x.double(), made), examples.y, alpha, prompt), made)
 
 
 def _projected(x: Tensor, blocks: tuple[tuple[int, int, Tensor, Tensor], ...]) -> Tensor:
@@ -109,4 +119,4 @@ def explained(prediction: Tensor, target: Tensor) -> float | None:
 
 def restored(state: Any) -> Examples | None:
     """Examples from what `Examples.state_dict` gave; None where there are none."""
-    return None if "x" not in state else Examples(state["x"], state["y"], state["step"])
+    return None if "x" not in state else Examples(*(state[k] for k in ("x", "y", "step", "group")))

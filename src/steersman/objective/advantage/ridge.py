@@ -1,8 +1,10 @@
-"""Ridge regression in closed form on standardised columns, with the penalty chosen by leave-one-out errors.
+"""Ridge regression in closed form on standardised columns, with the penalty chosen by leave-out errors.
 
-Everything runs in float64. Leaves out: what the columns are (`advantage.internal`), when to fit (`advantage.poise`).
-Sources: the leave-one-out errors of a linear smoother (Allen's PRESS, 1974), as in scikit-learn's RidgeCV; the rule for
-constant columns as in its StandardScaler.
+Rows of one group are left out together: rollouts of one prompt share most of their features, so that leaving out one of
+them would only ask whether its siblings remember the prompt. Everything runs in float64. Leaves out: what the columns
+are (`advantage.internal`), when to fit (`advantage.poise`).
+Sources: the leave-one-out errors of a linear smoother (Allen's PRESS, 1974), as in scikit-learn's RidgeCV, and for
+blocks the same identity with matrices; the rule for constant columns as in scikit-learn's StandardScaler.
 """
 
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ class Ridge:
         mean, scale, weight: ``[D]`` float64.
         intercept: mean of the targets.
         alpha: the penalty used.
-        error: mean squared leave-one-out error of the examples it was fitted to.
+        error: mean squared leave-out error of the examples it was fitted to.
     """
 
     mean: Tensor
@@ -41,28 +43,31 @@ class Ridge:
         return self.intercept + (x.double() - self.mean) / self.scale @ self.weight
 
 
-def fit_ridge(x: Tensor, y: Tensor, alpha: float | Literal["auto"] = "auto") -> Ridge:
+def fit_ridge(x: Tensor, y: Tensor, alpha: float | Literal["auto"] = "auto", group: Tensor | None = None) -> Ridge:
     """Minimise sum_n (y_n - y(x_n))^2 + alpha |weight|^2 over weight and intercept, columns standardised first.
 
     With z = (x - mean) / scale (population deviation; a constant column has scale 1) and the centred targets, weight =
     (z'z + alpha I)^-1 z'y; the intercept is not penalised. "auto" takes the penalty of `GRID` with the least mean
-    squared leave-one-out error, e_n / (1 - h_nn) with h the hat matrix, the smaller one of equals.
+    squared leave-out error, (I - H_gg)^-1 e_g for the rows g of a group, with H the hat matrix, the smaller one of
+    equals. Means and deviations of columns are those of all rows.
 
     Args:
         x: one example a row ``[N, D]``, any finite numbers; float32 and below are taken to float64 first.
         y: targets ``[N]``.
         alpha: > 0, or "auto".
+        group: ``[N]`` integers; rows of equal numbers are left out together. None = each by itself.
 
     Returns:
-        The fit. Of a given penalty and of "auto" alike it equals StandardScaler with Ridge or RidgeCV.
+        The fit; without groups it equals scikit-learn's StandardScaler with Ridge or RidgeCV.
 
     Raises:
         UserError: no example, shapes that disagree, NaN or infinity, or a penalty that is not positive.
 
-    Edge cases: fewer than two examples have no leave-one-out error, and "auto" takes the largest penalty; equal targets
-    give weights of 0.
+    Edge cases: with fewer than two groups there is no leave-out error, and "auto" takes the largest penalty; equal
+    targets give weights of 0.
     """
     _check(x, y, alpha)
+    blocks = _blocks(torch.arange(len(y)) if group is None else group.cpu())
     x, y = x.double(), y.double()
     mean, scale = _standard(x)
     z, centre = (x - mean) / scale, y.mean()
@@ -72,8 +77,9 @@ def fit_ridge(x: Tensor, y: Tensor, alpha: float | Literal["auto"] = "auto") -> 
     values = values.clamp(min=0)
     left = vectors * values.sqrt() if wide else z @ vectors
     grid = GRID if alpha == "auto" else (float(alpha),)
-    errors = [_left_out(left, values, residual, a) for a in grid]
-    best = min(range(len(grid)), key=errors.__getitem__) if len(y) > 1 else len(grid) - 1
+    errors = [_left_out(left, values, residual, a, blocks) for a in grid]
+    several = sum(map(len, blocks)) > 1
+    best = min(range(len(grid)), key=errors.__getitem__) if several else len(grid) - 1
     inside = (vectors.T @ (residual if wide else z.T @ residual)) / (values + grid[best])
     weight = z.T @ (vectors @ inside) if wide else vectors @ inside
     return Ridge(mean, scale, weight, float(centre), grid[best], errors[best])
@@ -99,12 +105,26 @@ def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(constant, torch.ones_like(variance), variance.sqrt())
 
 
-def _left_out(left: Tensor, values: Tensor, y: Tensor, alpha: float) -> float:
-    """Mean squared leave-one-out error of the centred targets, the mean being left out of, too."""
+def _blocks(group: Tensor) -> list[Tensor]:
+    """Rows of each group, ``[groups, size]`` for each size that there is."""
+    _, place, count = torch.unique(group, return_inverse=True, return_counts=True)
+    order = place.argsort(stable=True)
+    size = count[place[order]]
+    return [order[size == n].view(-1, n) for n in count.unique().tolist()]
+
+
+def _left_out(left: Tensor, values: Tensor, y: Tensor, alpha: float, blocks: list[Tensor]) -> float:
+    """Mean squared error of the centred targets with each block left out, their mean being left out of it, too."""
     shrunk = 1 / (values + alpha)
     residual = y - left @ (shrunk * (left.T @ y))
-    leverage = (left.square() @ shrunk) + 1 / len(y)
-    return float((residual / (1 - leverage).clamp(min=torch.finfo(y.dtype).eps)).square().mean())
+    total = 0.0
+    for rows in blocks:
+        part = left[rows]  # [G, m, K]
+        hat = (part * shrunk) @ part.transpose(1, 2) + 1 / len(y)
+        kept = torch.eye(rows.shape[1], dtype=y.dtype) - hat
+        floor = torch.finfo(y.dtype).eps * torch.eye(rows.shape[1], dtype=y.dtype)  # all rows in one block: singular
+        total += float(torch.linalg.solve(kept + floor, residual[rows][..., None]).square().sum())
+    return total / len(y)
 
 
 def principal(x: Float[Tensor, "N D"], most: int) -> tuple[Float[Tensor, " D"], Float[Tensor, "D K"]]:

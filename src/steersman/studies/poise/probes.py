@@ -129,7 +129,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "last layer": {"layer": "last"},
     "own reward": {"own": True},
 }
-"""How each probe differs from the one with all features, the penalty by leave-one-out error and siblings' rewards."""
+"""How each differs from all features, siblings' rewards as targets, and the penalty by prompts left out."""
 
 
 def run(cell: Cell, run_dir: RunDir, policy: Path, values: Path) -> dict[str, Any]:
@@ -171,14 +171,14 @@ def _probe(
     target = past.reward[:n] if own else leave_one_out_target(past.reward[:n], group)
     width = past.prompt["middle"].shape[1]
     blocks = ((0, width, pca), (width, 2 * width, pca)) if pca else ()
-    return fit(added(None, phi, target, 0, 1), alpha, blocks)(held_out.features(**parts)).clamp(0, 1)
+    return fit(added(None, phi, target, 0, 1, group), alpha, blocks)(held_out.features(**parts)).clamp(0, 1)
 
 
 def _others(past: Read, held_out: Read, n: int) -> dict[str, Tensor]:
     """Baselines that read no state."""
     counts = [_counts(x.rollouts) for x in (past, held_out)]
     target = leave_one_out_target(past.reward[:n], past.rollouts.group[:n])
-    tokens = fit(added(None, counts[0][:n], target, 0, 1), "auto")(counts[1]).clamp(0, 1)
+    tokens = fit(added(None, counts[0][:n], target, 0, 1, past.rollouts.group[:n]), "auto")(counts[1]).clamp(0, 1)
     mean = past.reward[:n].mean().expand(len(held_out.reward))
     return {"running mean": mean, "sibling's reward": held_out.reward, "prompt tokens": tokens}
 

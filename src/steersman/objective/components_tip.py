@@ -28,6 +28,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "random": (),
 }
 """Streams that each rule reads."""
+MEANS = {
+    "entropy": ("entropy_in", "entropy_kept", "entropy_left"),
+    "divergence": ("divergence_in", "divergence_kept", "divergence_left"),
+}
+"""Stream -> metrics: its mean over all tokens, those kept, and the others."""
 
 
 class SelectTokens(Stage):
@@ -71,11 +76,9 @@ class SelectTokens(Stage):
         else:
             kept, told = self._choose(rollouts, mask, at)
         out = weigh(rollouts, kept)
-        for name in ("entropy", "divergence"):
-            if (x := rollouts.streams.get(name)) is not None:
-                rest = mask & ~kept
-                parts = {"in": mask, "kept": kept, "left": rest}
-                told |= {f"{name}_{k}": share(x[part], part) for k, part in parts.items()}
+        for stream, names in MEANS.items():
+            if (x := rollouts.streams.get(stream)) is not None:
+                told |= {n: share(x[of], of) for n, of in zip(names, (mask, kept, mask & ~kept), strict=True)}
         return out, told | in_and_out(rollouts, out)
 
     def _choose(self, rollouts: Rollouts, mask: Tensor, at: Moment) -> tuple[Tensor, Metrics]:

@@ -8,21 +8,6 @@ from typing import Any
 
 import pytest
 
-from steersman.cli.main import run
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Any:
-    """Run a command line; gives its exit code and both streams."""
-
-    def call(*words: object) -> SimpleNamespace:
-        capfd.readouterr()
-        code = run([str(w) for w in words])
-        out, err = capfd.readouterr()
-        return SimpleNamespace(code=code, out=out, err=err)
-
-    return call
-
 
 @pytest.fixture(autouse=True)
 def _no_flush(monkeypatch: pytest.MonkeyPatch) -> None:

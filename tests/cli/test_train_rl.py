@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from steersman.cli.main import run
 from steersman.cli.progress import WIDTH
 from steersman.cli.progress_rl import RLNotes
 
@@ -40,19 +39,6 @@ if os.environ["RANK"] == "1":
 main()
 """
 """The second process looks for a file of the run when the first has written it, if that one gets so far alone."""
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command line; gives its exit code and both streams."""
-
-    def call(*words: object) -> SimpleNamespace:
-        capfd.readouterr()
-        code = run([str(w) for w in words])
-        out, err = capfd.readouterr()
-        return SimpleNamespace(code=code, out=out, err=err)
-
-    return call
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,23 @@
 """DP-BAI: choose one of K arms with known features by at most T noisy trials, under differential privacy.
 
-`schedule`, `max_det` and the exact figures of two arms are functions of public things.
+`schedule`, `max_det` and the exact figures of two arms are functions of public things; `DPBAI` holds the options, and
+its `start` begins a real experiment by ask and tell.
 """
 
+from steersman.decide.dp_bai.ask_tell import DPBAI, Batch, Recommendation, Run
 from steersman.decide.dp_bai.design import max_det
 from steersman.decide.dp_bai.exact import exact_two_arm, exact_two_arm_loss
 from steersman.decide.dp_bai.phases import BudgetTooSmall, halving, schedule
 
-__all__ = ["BudgetTooSmall", "exact_two_arm", "exact_two_arm_loss", "halving", "max_det", "schedule"]
+__all__ = [
+    "DPBAI",
+    "Batch",
+    "BudgetTooSmall",
+    "Recommendation",
+    "Run",
+    "exact_two_arm",
+    "exact_two_arm_loss",
+    "halving",
+    "max_det",
+    "schedule",
+]

@@ -18,8 +18,6 @@ from steersman.core.errors import UserError
 
 RANK = 1e-9
 """Singular values below this share of the largest count as zero."""
-ROUNDING = 1e-13
-"""Coordinates below this are rounding residue of an arm without features."""
 SLACK = 1e-6
 """How far above 1 a weight may lie when the swap search ends."""
 MOST_SETS = 200_000
@@ -60,13 +58,15 @@ def coordinates(features: Matrix) -> Matrix:
     both are unchanged by an invertible map of the columns.
     """
     left, values, _ = np.linalg.svd(features, full_matrices=False)
-    return left[:, : int((values > RANK * values[0]).sum())] if values[0] > 0 else left[:, :0]
+    points = left[:, : int((values > RANK * values[0]).sum())]
+    points[~features.any(1)] = 0.0  # an arm without features, not the residue of rounding
+    return points
 
 
 def ranks(sets: Matrix) -> npt.NDArray[np.int64]:
     """Rank of each of ``[G, s, d]`` sets of `coordinates`."""
     values = np.linalg.svd(sets, compute_uv=False)
-    return (values > np.maximum(RANK * values[:, :1], ROUNDING)).sum(1)
+    return (values > RANK * values[:, :1]).sum(1)
 
 
 def max_det(features: npt.ArrayLike, search: Literal["auto", "exact", "swap"] = "auto") -> tuple[int, ...]:

@@ -56,7 +56,7 @@ def test_an_arm_is_a_users_recipe_with_equal_responses(name: str) -> None:
 
 def test_quick_and_full_are_planned() -> None:
     quick, full = (make_plan(poise.STUDY, size) for size in ("quick", "full"))
-    assert len(quick.runs) == 1 + 2 + 2 * len(names.QUICK_ARMS)
+    assert len(quick.runs) == 1 + 4 + 2 * len(names.QUICK_ARMS)
     assert len(full.runs) == 1 + 6 + 10 * len(names.ARMS)
     assert {a.name for a in full.mode.artefacts} == {names.POLICY, names.TRUTH}
     more = make_plan(poise.STUDY, "quick", 1)

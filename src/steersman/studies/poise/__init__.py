@@ -15,8 +15,8 @@ from steersman.study.declare import Cell, Mode, ModeName, NotTestable, Result, S
 
 MINUTES = {"quick": 1.8, "full": 11.0}
 NOTES = {
-    "quick": "Probes of 256 and 1,024 examples with two seeds; gradients of 24 batches of each allocation; four arms "
-    "for 20 batches with two seeds: too few for what is said of training.",
+    "quick": "Probes of 256 and 1,024 examples with four seeds; gradients of 24 batches of each allocation; four "
+    "arms for 20 batches with two seeds: too few for what is said of training.",
     "full": "Every probe at three sizes with six seeds; gradients of 160 batches of each allocation; every arm for 40 "
     "batches with ten seeds. Other learning rates, several updates of a batch and the blend are left out.",
 }

@@ -23,7 +23,7 @@ LR, HELD_OUT, JUDGED = 5e-5, 500, 2000
 BATCHES, SEEDS, EVERY = {"quick": 20, "full": 40}, {"quick": 2, "full": 10}, {"quick": 4, "full": 4}
 EXAMPLES = {"quick": (256, 1024), "full": (256, 1024, 4096)}
 """Rollouts that probes are fitted to."""
-PROBE_SEEDS = {"quick": 2, "full": 6}
+PROBE_SEEDS = {"quick": 4, "full": 6}
 ROUNDS = {"quick": 24, "full": 160}
 """Batches of each allocation whose gradients are compared."""
 SINGLE_PROMPTS = {"quick": 96, "full": 256}

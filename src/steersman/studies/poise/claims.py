@@ -174,8 +174,10 @@ PAPER, CONTROL, PREDICTED = "arXiv 2605.07579", "our control", "our prediction"
 ROWS_AND_UNITS = "Advantages of both are rewards less a baseline."
 OTHER_UNITS = "DAPO divides advantages by a deviation below one half, so its norm is larger for that alone."
 CLAIMS: tuple[Claim, ...] = (
-    _claim("A1", "With 256 rollouts the penalty chosen by leave-one-out error beats the paper's 0.01", PREDICTED,
+    _claim("A1", "With 256 rollouts the penalty chosen by prompts left out beats the paper's 0.01", PREDICTED,
            better("all features", "alpha 0.01", "least"), PROBE),
+    _claim("A1b", "With 256 rollouts choosing it by prompts left out beats choosing it by rows left out", PREDICTED,
+           better("all features", "rows left out", "least"), PROBE),
     _claim("A2", "With most rollouts the probe is nearer to the true value than a critic of the policy's size",
            f"{PAPER}: error .141 against .262", better("all features", "critic", "most"), PROBE),
     _claim("A3", "So it is with fewest rollouts", PAPER, better("all features", "critic", "least"), PROBE),

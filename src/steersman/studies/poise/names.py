@@ -4,8 +4,8 @@ PARTS = {"probe": "probe", "gradients": "gradients", "training": "training"}
 POLICY, TRUTH = "policy", "values"
 """Artefacts: the supervised policy, and what it is worth on held-out prompts."""
 PROBES = (
-    "all features", "alpha 0.01", "alpha 100", "projected", "prompt states", "reasoning states", "entropies",
-    "segment entropies", "embeddings", "last layer", "own reward",
+    "all features", "rows left out", "alpha 0.01", "alpha 100", "projected", "prompt states", "reasoning states",
+    "entropies", "segment entropies", "embeddings", "last layer", "own reward",
 )  # fmt: skip
 OTHERS = ("running mean", "sibling's reward", "prompt tokens", "critic")
 """What a probe is compared with."""

@@ -118,6 +118,7 @@ class Read:
 
 KINDS: dict[str, dict[str, Any]] = {
     "all features": {},
+    "rows left out": {"alone": True},
     "alpha 0.01": {"alpha": 0.01},
     "alpha 100": {"alpha": 100.0},
     "projected": {"pca": 16},
@@ -164,14 +165,23 @@ def _examples(engine: LocalEngine, world: ChainSumWorld, task: ChainSum, n: int,
 
 
 def _probe(
-    past: Read, held_out: Read, n: int, alpha: Any = "auto", pca: int = 0, own: bool = False, **parts: Any
+    past: Read,
+    held_out: Read,
+    n: int,
+    alpha: Any = "auto",
+    pca: int = 0,
+    own: bool = False,
+    alone: bool = False,
+    **parts: Any,
 ) -> Tensor:
     """Predictions of a probe that was fitted to the first `n` rollouts."""
     phi, group = past.features(**parts)[:n], past.rollouts.group[:n]
     target = past.reward[:n] if own else leave_one_out_target(past.reward[:n], group)
     width = past.prompt["middle"].shape[1]
     blocks = ((0, width, pca), (width, 2 * width, pca)) if pca else ()
-    return fit(added(None, phi, target, 0, 1, group), alpha, blocks)(held_out.features(**parts)).clamp(0, 1)
+    return fit(added(None, phi, target, 0, 1, None if alone else group), alpha, blocks)(
+        held_out.features(**parts)
+    ).clamp(0, 1)
 
 
 def _others(past: Read, held_out: Read, n: int) -> dict[str, Tensor]:

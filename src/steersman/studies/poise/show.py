@@ -15,7 +15,7 @@ from steersman.study.report import Difference, Estimate
 
 MAIN_PROBES = ("all features", "alpha 0.01", "critic", "prompt tokens", "running mean", "sibling's reward")
 FEATURES = ("all features", "prompt states", "reasoning states", "entropies", "segment entropies", "own reward")
-PLACES = ("all features", "embeddings", "last layer", "projected", "alpha 100")
+PLACES = ("all features", "embeddings", "last layer", "projected", "alpha 100", "rows left out")
 AXES = {"rows": "accuracy, equal generated responses", "batch": "accuracy, equal batches"}
 
 

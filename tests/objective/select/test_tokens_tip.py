@@ -5,15 +5,18 @@ from itertools import permutations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from steersman.core.errors import UserError
+from steersman.objective.divergence import divergence
 from steersman.objective.select import ranks
 from steersman.objective.select.tokens import MODES, RULES, quadrants, scores, select
 
 FLOAT32 = 1e-6
 DOUBLE = 1e-12
+THEORY = 1e-9  # float64
+SMALL = 1e-3  # a step's second-order model of a token's own loss, relative
 SIGMAS = 5.0  # of a binomial share
 
 H = torch.tensor([0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
@@ -101,6 +104,57 @@ def test_blind_spot(wrong, right, power, scale):
     assert s[: len(wrong)].min() > s[len(wrong) :].max()
     q3 = scores(torch.cat([h, h.new_tensor([2.0])]), None, torch.cat([d, d.new_tensor([9.0])]), "q3")
     assert q3[: len(wrong)].min() > q3[len(wrong) :].max()  # the uncertain token, however far, among the last
+
+
+@given(
+    st.lists(st.integers(-8, 8).map(lambda k: k / 4), min_size=3, max_size=6), st.integers(0, 5), st.floats(0.01, 0.5)
+)
+@settings(deadline=None, max_examples=40)
+def test_local_view_of_a_tokens_own_loss(logits, teacher, eta):
+    """Forward KL in the logits: g = p - q, H = diag p - p p'; |g|^2 / (eta g'Hg) is the best step, the larger the surer
+    the model is, since g'Hg <= tr H |g|^2 and tr H = 1 - sum p^2."""
+    z = torch.tensor(logits, dtype=torch.float64)
+    q = (torch.arange(len(z)) == teacher % len(z)).double().mul(3).softmax(0)
+
+    def loss(x):
+        return divergence(x, q.log(), "forward_kl")
+
+    p = z.softmax(0)
+    g, h = torch.autograd.functional.jacobian(loss, z), torch.autograd.functional.hessian(loss, z)
+    assert torch.allclose(g, p - q, atol=THEORY)
+    assert torch.allclose(h, p.diag() - p.outer(p), atol=THEORY)
+    size, bend = g @ g, g @ h @ g
+    assume(float(size) > SMALL)
+    assert float(h.trace()) == pytest.approx(float(1 - p.square().sum()), abs=THEORY)
+    assert bend <= h.trace() * size + THEORY
+    best = size / (eta * bend)
+    model = lambda w: -eta * w * size + (eta * w) ** 2 * bend / 2  # noqa: E731
+    assert model(best) <= min(model(0.9 * best), model(1.1 * best))
+    # the second-order model is that of the loss: over a small step it says how the loss changes
+    tiny = SMALL / float(size.sqrt())
+    change = loss(z - tiny * g) - loss(z)
+    assert float(change) == pytest.approx(float(-tiny * size + tiny**2 * bend / 2), rel=SMALL)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-2, 2), st.floats(0, 2)), min_size=1, max_size=4), st.floats(0.1, 2), st.floats(0.1, 3)
+)
+@settings(deadline=None)
+def test_oracle_weights(tokens, eta, beta):
+    """Separate quadratics with noisy gradients: w* = phi / (eta beta M) is best, and gains phi^2 / (2 beta M)."""
+    for slope, noise in tokens:
+        gradients = (slope - noise, slope + noise)  # each as likely
+        phi, m = slope * sum(gradients) / 2, sum(g * g for g in gradients) / 2
+        if m < THEORY:
+            continue
+
+        def expected(w, gradients=gradients, slope=slope):
+            start = slope / beta  # of L(x) = beta x^2 / 2, whose gradient there is `slope`
+            return sum(beta * (start - eta * w * g) ** 2 / 2 for g in gradients) / 2
+
+        best = phi / (eta * beta * m)
+        assert expected(best) <= min(expected(best - 0.01), expected(best + 0.01)) + THEORY
+        assert expected(best) - expected(0.0) == pytest.approx(-(phi**2) / (2 * beta * m), abs=THEORY)
 
 
 @pytest.mark.parametrize(("keep", "m", "k"), [(0.5, 5, 2), (0.29, 100, 29), (0.01, 5, 1), (0.07, 100, 7), (1.0, 5, 5)])

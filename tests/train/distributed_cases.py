@@ -15,10 +15,11 @@ import torch
 from tiny_language import END, FIRST, VOCABULARY, language_model, responses
 
 from steersman.core import noise
-from steersman.core.component import Moment
+from steersman.core.component import Form, Moment
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts, Scores
 from steersman.language.sampler import Sampling
+from steersman.objective.advantage.internal import PromptEnd, ReasoningEnd
 from steersman.objective.components import Aggregation
 from steersman.objective.components_policy import Clipped, ClippedValue, KLLoss
 from steersman.reward.model import head_of
@@ -28,11 +29,13 @@ from steersman.store.rollouts import from_state, to_state
 from steersman.store.run import RunDir
 from steersman.task.world import Prompts
 from steersman.train.engine.distributed import Processes, engine_for, start
-from steersman.train.engine.work import Drawing, Job
+from steersman.train.engine.work import Averaged, Drawing, Job
 from steersman.train.loop import Budget, Habits, run_steps
 from steersman.train.lora import add_lora
 from steersman.train.optimise import AdamW, Optimiser
-from steersman.train.terms import kl_term, policy_term, value_term
+from steersman.train.passes import under
+from steersman.train.terms import Against, kl_term, policy_term, value_term
+from steersman.train.terms_distill import distill_term
 
 # eps well above the noise of float32 gradients: AdamW divides by |gradient|, so rounding would decide about signs.
 ADAMW = AdamW(lr=3e-3, eps=1e-4, weight_decay=0.1, clip=1.5)
@@ -109,10 +112,29 @@ def padded(make: Make) -> Any:
 ENGINES: dict[str, Callable[[Make], Any]] = {"full": full, "lora": lora, "padded": padded}
 
 
+def told_more(rows: Rollouts) -> Rollouts:
+    """The same responses behind longer prompts, each by another number of tokens."""
+    before = [
+        [*ids[:n], *range(1, 1 + n % 3)] for ids, n in zip(rows.ids.tolist(), rows.prompt_length.tolist(), strict=True)
+    ]
+    return under(rows, before)
+
+
+AVERAGES = {
+    "embedded": Averaged("hidden", 0, PromptEnd(3)),
+    "middle": Averaged("hidden", 0.5, ReasoningEnd(3)),
+    "spread": Averaged("entropy", None, PromptEnd(3, predicted=True)),
+}
+"""Averages over tokens, from hooks on layers that are sharded."""
+
+
 def scored(engine: Any, rows: Rollouts) -> dict[str, Any]:
     """All that the models say of rows."""
     told = engine.score(rows, "policy", ["logp", "entropy", "hidden"], 0.7)
+    averages = {name: engine.score(rows, "policy", [asked], 0.7)[asked] for name, asked in AVERAGES.items()}
+    told |= averages
     told["logp_ref"] = engine.score(rows, "reference", ["logp"], 0.7)["logp"]
+    told["far"] = engine.compare(rows, told_more(rows), "reference", [Form("jsd")], 0.7)[Form("jsd")]
     if engine.critic is not None:
         told |= engine.score(rows, "critic", ["value", "value_end"])
     return told
@@ -124,12 +146,14 @@ def step(engine: Any, number: int) -> dict[str, float]:
     told = scored(engine, batch)
     known = {"logp_ref": told["logp_ref"], "logp_old": told["logp"] - 0.2 * batch.streams["advantage"]}
     terms = [policy_term(Clipped(), Aggregation()), kl_term(KLLoss(), Aggregation(mode="seq_mean_token_mean"))]
+    terms.append(distill_term(Against("reference", len, Form("forward_kl")), Aggregation(), 0.05))
     if engine.critic is not None:
         known["value"] = told["value"]
         terms.append(value_term(ClippedValue(), 0.5))
     batch = replace(batch.with_streams(**known), logp_behaviour=told["logp"] + 0.01)
     rows = torch.tensor(ROWS[number])
-    metrics = engine.accumulate([Job(batch.index(rows), tuple(terms))], BOTH, 0.7)
+    part = batch.index(rows)
+    metrics = engine.accumulate([Job(part, tuple(terms), told_more(part))], BOTH, 0.7)
     metrics |= engine.apply(number, BOTH)
     return {k: float(v) for k, v in metrics.items()}
 

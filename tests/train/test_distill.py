@@ -256,6 +256,14 @@ def test_a_spare_row_more_does_no_harm():
     assert 0 < float(told["loss/distill"]) < 10
 
 
+def test_nothing_to_learn_from_leaves_no_gradient():
+    rollouts, made = responses(FIRST, 1), engine()
+    empty = rollouts.with_streams(token_weight=torch.zeros(rollouts.ids.shape))
+    told = made.accumulate([Job(empty, (distill_term(Against(), Aggregation()),))], BOTH)
+    assert told == {"tokens_trained": 0.0}
+    assert not grads(made.policy)
+
+
 def test_two_other_sides_in_a_step_are_refused():
     terms = tuple(distill_term(Against(by), Aggregation()) for by in ("teacher", "reference"))
     with pytest.raises(UserError, match="two terms of a step compare"):

@@ -23,7 +23,7 @@ def _together() -> None:
 @app.command("tokens")
 def tokens(
     model: Annotated[Path, typer.Option("--model", help="Folder of the policy.")],
-    teacher: Annotated[str, typer.Option("--teacher", help="Folder of a model with its vocabulary, or planted.")],
+    teacher: Annotated[str, typer.Option("--teacher", help="Folder of a model or a run with its tokens, or planted.")],
     task: Annotated[str, typer.Option("--task", help="JSONL of prompts, reasoning_gym:NAME, chain_sum, or planted.")],
     limit: Annotated[
         int | None, typer.Option(help="First so many prompts; default all of a file, 200 of others.", min=1)

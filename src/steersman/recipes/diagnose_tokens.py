@@ -14,11 +14,13 @@ from steersman.assure.diagnose.tokens_page import page, samples_of
 from steersman.core.component import Form, Moment
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
-from steersman.language.load import check_folder, check_same_vocabulary, load_model, load_tokenizer, stop_ids
+from steersman.language.load import check_folder, load_model, load_tokenizer, stop_ids
 from steersman.language.sampler import Sampling
 from steersman.page.html import Html
 from steersman.recipes.evaluate_sample import MOST_NEW, device_of, smallest_context
 from steersman.recipes.evaluate_task import Asked, make_world, read_task
+from steersman.recipes.teachers import ModelTeacher
+from steersman.recipes.teachers_load import TeacherReady, load_found, prepare_model, smallest
 from steersman.task import planted
 from steersman.task.planted import Planted, PlantedTeacher
 from steersman.task.planted_world import PlantedWorld
@@ -40,7 +42,8 @@ class TokenQuestion:
 
     Args:
         model: folder of the policy.
-        teacher: folder of a model with its vocabulary; "planted" = the task's own teacher.
+        teacher: folder of a model with its vocabulary, of a finished run, or of a checkpoint; "planted" = the task's
+            own teacher.
         task: as of `steersman evaluate`, or "planted".
         limit: first so many prompts; None = all of a file, 200 of others.
         samples: responses of each.
@@ -95,22 +98,22 @@ def diagnose(asked: TokenQuestion, say: Callable[[str], None] = lambda line: Non
     compared, device = rules(asked.keep), device_of(asked.device)
     _check(asked)
     tokenizer = load_tokenizer(asked.model)
-    own = asked.teacher == PLANTED
-    context = smallest_context([asked.model, *([] if own else [Path(asked.teacher)])])
+    ready = _teacher(asked, tokenizer)
+    context = smallest(smallest_context([asked.model]), ready.context)
     world, size, most = _world(asked, tokenizer, context)
     try:
         prompts = world.held_out(size)
         assert prompts is not None
         most = _room(asked, prompts, most, context)
         say(f"loading {asked.model} and {asked.teacher}")
-        load: dict[str, Any] = {"dtype": asked.dtype, "device": device}
-        policy = load_model(asked.model, **load)
-        teacher: Any = PlantedTeacher(Planted()) if own else load_model(asked.teacher, **load)
+        policy = load_model(asked.model, dtype=asked.dtype, device=device)
+        teacher = ready.known if ready.found is None else load_found(ready.found, device, asked.dtype)
         engine = LocalEngine(
             policy,
             Optimiser(policy.named_parameters(), AdamW(), 1),
             micro_tokens=asked.micro_tokens,
             teacher=teacher,
+            shared_vocabulary=ready.shared,
         )
         say(f"drawing {len(prompts) * asked.samples:,} responses of at most {most:,} tokens")
         heat = Sampling(temperature=asked.temperature)
@@ -141,12 +144,18 @@ def _check(asked: TokenQuestion) -> None:
         raise UserError(f"is {asked.temperature}", where="--temperature", allowed="above 0")
     if not 1 <= asked.samples <= MOST_SAMPLES:
         raise UserError(f"is {asked.samples}", where="--samples", allowed=f"1 to {MOST_SAMPLES}")
+    if asked.teacher == PLANTED != asked.task:
+        raise UserError("teaches the task planted only", where="--teacher planted", cure="Give a model's folder.")
+
+
+def _teacher(asked: TokenQuestion, tokenizer: Any) -> TeacherReady:
+    """The teacher, of which only weights are still to be read."""
+    from transformers import AutoConfig
+
     if asked.teacher == PLANTED:
-        if asked.task != PLANTED:
-            raise UserError("teaches the task planted only", where="--teacher planted", cure="Give a model's folder.")
-        return
-    check_folder(asked.teacher)
-    check_same_vocabulary(load_tokenizer(asked.model), load_tokenizer(asked.teacher), where="--teacher")
+        return TeacherReady(known=PlantedTeacher(Planted()))
+    rows = AutoConfig.from_pretrained(asked.model, local_files_only=True).get_text_config().vocab_size
+    return prepare_model(ModelTeacher(path=asked.teacher), tokenizer, rows, "--teacher")
 
 
 def _world(asked: TokenQuestion, tokenizer: Any, context: int | None) -> tuple[World, int, int | None]:

@@ -93,7 +93,7 @@ def prepare_teacher(recipe: RLRecipe, tokenizer: Any, config: Any, allow_import:
     """
     spec, rows = recipe.teacher, config.get_text_config().vocab_size
     if isinstance(spec, ModelTeacher):
-        return _model(spec, tokenizer, rows)
+        return prepare_model(spec, tokenizer, rows)
     if isinstance(spec, TaskTeacher):
         if not isinstance(recipe.task, PlantedPrompts):
             what = f"the task {recipe.task.kind} has no teacher of its own"
@@ -107,9 +107,20 @@ def prepare_teacher(recipe: RLRecipe, tokenizer: Any, config: Any, allow_import:
     return TeacherReady()
 
 
-def _model(spec: ModelTeacher, tokenizer: Any, rows: int) -> TeacherReady:
-    where = f"teacher.path ({spec.path})"
-    found = find_model(spec.path, "teacher.path")
+def prepare_model(spec: ModelTeacher, tokenizer: Any, rows: int, key: str = "teacher.path") -> TeacherReady:
+    """Check another model as a teacher; reads no weights.
+
+    Args:
+        spec: where it is.
+        tokenizer: the policy's.
+        rows: of the policy's vocabulary.
+        key: what messages call its place.
+
+    Raises:
+        UserError: no such model, another vocabulary than the policy's.
+    """
+    where = f"{key} ({spec.path})"
+    found = find_model(spec.path, key)
     own = check_folder(found.folder)
     check_same_vocabulary(tokenizer, load_tokenizer(found.folder), where=where, other="teacher")
     text = own.get("text_config") or own
@@ -132,12 +143,17 @@ def teacher_options(recipe: RLRecipe, ready: TeacherReady, device: torch.device)
         return {"teacher": load_trained(recipe, device).requires_grad_(False), "teacher_rate": spec.rate}
     if ready.found is None:
         return {}
-    model: Any = load_model(ready.found.folder, device=device)
-    if ready.found.checkpoint is not None:
-        load_trainable_state(model, _weights(ready.found.checkpoint))
-    model.requires_grad_(False)
+    model = load_found(ready.found, device)
     set_precision(model, recipe.model.precision)
     return {"teacher": model, "shared_vocabulary": ready.shared}
+
+
+def load_found(found: Found, device: torch.device, dtype: str = "float32") -> Any:
+    """A model as it was found, frozen."""
+    model: Any = load_model(found.folder, device=device, dtype=dtype)
+    if found.checkpoint is not None:
+        load_trainable_state(model, _weights(found.checkpoint))
+    return model.requires_grad_(False)
 
 
 def _weights(checkpoint: Path) -> dict[str, Any]:

@@ -170,16 +170,24 @@ def tangent(x: np.ndarray, parts: list[slice]) -> np.ndarray:
     return np.stack(columns, 1) if columns else np.zeros((len(x), 0))
 
 
-def search(q: Surface, penalty: Penalty, parts: list[slice], restarts: int = 5, seed: int = 0) -> np.ndarray:
+def search(
+    q: Surface,
+    penalty: Penalty,
+    parts: list[slice],
+    restarts: int = 5,
+    seed: int = 0,
+    also: tuple[np.ndarray, ...] = (),
+) -> np.ndarray:
     """The best local maximum of Q - penalty found from the design and from random starts.
 
     Each factor in turn is set to its exact best response (Q is linear in it), so the objective never falls.
 
     Args:
-        q: the mean outcome; penalty: with the design; parts: where each factor lies; restarts, seed: random starts.
+        q: the mean outcome; penalty: with the design; parts: where each factor lies; restarts, seed: random starts;
+            also: further starts.
     """
     rng = noise.generator(seed, "conjoint/starts")
-    starts = [penalty.p]
+    starts = [penalty.p, *also]
     for _ in range(restarts):
         x = penalty.p * rng.standard_exponential(len(penalty.p))
         starts.append(np.concatenate([x[s] / x[s].sum() for s in parts]))

@@ -156,14 +156,16 @@ class Grid:
         """Pr of every profile under the policy x [M]; [N]."""
         return self._levels(x).prod(1)
 
+    def jacobian(self, x: np.ndarray) -> np.ndarray:
+        """Derivative of `joint` by x [N, M]."""
+        given = self._levels(x)
+        return np.concatenate(
+            [self.onehot[:, s] * np.delete(given, d, 1).prod(1)[:, None] for d, s in enumerate(self.slices)], 1
+        )
+
     def gradient(self, u: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Derivative of sum_t u_t prod_d x_d(t_d) by x: means of u given each level; u [N] or [N, p] gives [M(, p)]."""
-        given = self._levels(x)
-        parts = []
-        for d, s in enumerate(self.slices):
-            weight = np.delete(given, d, 1).prod(1)
-            parts.append(self.onehot[:, s].T @ (u.T * weight).T)
-        return np.concatenate(parts)
+        return self.jacobian(x).T @ u
 
     def hessian(self, u: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Second derivative [M, M]; zero within a factor, as the mean is linear in each."""

@@ -1,23 +1,30 @@
 """DP-BAI: choose one of K arms with known features by at most T noisy trials, under differential privacy.
 
 `schedule`, `max_det` and the exact figures of two arms are functions of public things; `DPBAI` holds the options, and
-its `start` begins a real experiment by ask and tell.
+its `start` begins a real experiment by ask and tell; `simulate` plays it many times on `LinearArms`.
 """
 
 from steersman.decide.dp_bai.ask_tell import DPBAI, Batch, Recommendation, Run
 from steersman.decide.dp_bai.design import max_det
 from steersman.decide.dp_bai.exact import exact_two_arm, exact_two_arm_loss
 from steersman.decide.dp_bai.phases import BudgetTooSmall, halving, schedule
+from steersman.decide.dp_bai.play import Simulated, dp_bai_procedure, simulate
+from steersman.decide.dp_bai.worlds import LinearArms, TableArms
 
 __all__ = [
     "DPBAI",
     "Batch",
     "BudgetTooSmall",
+    "LinearArms",
     "Recommendation",
     "Run",
+    "Simulated",
+    "TableArms",
+    "dp_bai_procedure",
     "exact_two_arm",
     "exact_two_arm_loss",
     "halving",
     "max_det",
     "schedule",
+    "simulate",
 ]

@@ -23,7 +23,7 @@ from steersman.decide.privacy.bits import SYSTEM, Bits
 from steersman.decide.privacy.certificate import Neighbouring, PrivacyCertificate
 from steersman.decide.privacy.laplace import DiscreteLaplace, FloatLaplace, exact_epsilon
 from steersman.store.files import digest
-from steersman.train.trial import Journal
+from steersman.train.trial import Journal, Procedure
 
 EXACT = DiscreteLaplace()
 SNAP = 1e-9
@@ -124,6 +124,12 @@ class DPBAI:
             BudgetTooSmall: with the least budget that works.
         """
         return Run(self, features, journal, bits)
+
+    def procedure(self, arms: Any, law: Any = "laplace") -> Procedure:
+        """The method over replications, for `simulate`; see `play.dp_bai_procedure`."""
+        from steersman.decide.dp_bai.play import dp_bai_procedure
+
+        return dp_bai_procedure(self, arms, law)
 
 
 class Run:

@@ -17,7 +17,7 @@ from steersman.store.run import RunDir
 from steersman.studies import cepo, chain_sum_policy
 from steersman.studies.cepo import arms, claims, coin, evidence, names, show
 from steersman.studies.rl_runs import recipe_of
-from steersman.studies.rl_stages import OracleCredit, true_steps
+from steersman.studies.rl_stages import ExactCredit, OracleCredit, exact_evidence, true_steps
 from steersman.study.declare import Cell, Finding, Result
 from steersman.study.plan import make_plan
 from steersman.task import chain_sum
@@ -85,7 +85,7 @@ def test_every_arm_runs(policies: dict[str, Path], tmp_path: Path, part: str, na
     value = cepo.run(cell(name, fillers, part=part), RunDir(tmp_path / "run"), policies)
     assert [p["batch"] for p in value["course"]] == [0, 1, 2]
     told = value["batches"]
-    if name in ("grpo", names.FAST, "oracle"):
+    if name in ("grpo", names.FAST, "oracle", "cepo exact"):
         assert told["scored"] == [0, 0]
     elif name not in arms.SELF:
         assert all(s > t for s, t in zip(told["scored"], told["tokens"], strict=True))
@@ -147,7 +147,7 @@ def test_evidence_is_told_apart_by_what_tokens_do() -> None:
 def test_exact_evidence_is_that_of_bayes() -> None:
     """Of a wrong response without an error at first, the exact loss of r+ is largest where the last error is made."""
     task, rows = responses()
-    exact = evidence._exact(task, rows, [None] * len(rows))
+    exact = exact_evidence(task, rows, [None] * len(rows))
     assert torch.isnan(exact["cepo"]).all()
     decisive = read(task, rows).role == Role.DECISIVE
     correct = torch.where(decisive, exact["rlsd"], 0.0)[rows.correct].sum(1)
@@ -177,6 +177,17 @@ def test_the_oracle_credits_what_decides() -> None:
     assert 0 < told["decisive"] < 1
     late = OracleCredit(fillers=1, decay=5)(rows.with_streams(advantage_row=a), Moment(step=5))[0]
     assert torch.equal(late.streams["advantage"], torch.where(rows.action, a[:, None], 0.0))
+
+
+def test_exact_credit_is_the_formula_on_exact_evidence() -> None:
+    task, rows = responses()
+    a = torch.where(rows.correct, 1.0, -2.0)
+    out, _ = ExactCredit(fillers=1, lam=1.0, eps_w=0.5)(rows.with_streams(advantage_row=a))
+    wrong = evidence.rejected(rows, "lowest", Moment())
+    delta = exact_evidence(task, rows, wrong)["cepo"].nan_to_num(0.0, 10.0, -10.0)
+    wanted = a[:, None] * (a.sign()[:, None] * delta).exp().clamp(0.5, 1.5)
+    assert float((out.streams["advantage"] - torch.where(rows.action, wanted, 0.0)).abs().max()) < ROUNDING
+    assert len(out.streams["advantage"].unique()) > 6
 
 
 def test_the_hint_is_the_one_that_examples_show(policies: dict[str, Path]) -> None:
@@ -296,7 +307,9 @@ def test_evidence_claims() -> None:
 
 ENDS = {
     "C4": ("main", "cepo", "grpo"), "C4r": ("main", "cepo", "rlsd"), "C4s": ("main", "cepo", "cepo shuffled"),
-    "C4o": ("main", "oracle", "grpo"), "C4w": ("main", "cepo own", "cepo"), "C4m": ("main", "cepo modal", "cepo"),
+    "C4o": ("main", "oracle", "grpo"),
+    "C4e": ("main", "cepo exact", "grpo"), "N4": ("noise", "cepo exact", "grpo"),
+    "C4w": ("main", "cepo own", "cepo"), "C4m": ("main", "cepo modal", "cepo"),
     "N1": ("noise", "cepo", "grpo"), "N2": ("noise", "cepo", "rlsd"), "N3": ("noise", "oracle", "grpo"),
     "S1": ("main", "grpo", "opsd"), "S2": ("main", "grpo", "sdpo"),
 }  # fmt: skip

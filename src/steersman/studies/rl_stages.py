@@ -2,10 +2,11 @@
 
 `Learnt` counts what is learnt from, on any task. The others are for the running-sum task, whose exact truth they read:
 `Kept` tells what is learnt from and changes nothing; `Decisive` is an oracle's choice of tokens, `OracleCredit` its
-share of each in the credit, `TrueValue` an oracle's baseline. A recipe names them by
-``kind = "steersman.studies.rl_stages:Kept"``. Leaves out: the truth itself (`task.chain_sum_truth`).
+share of each in the credit, `ExactCredit` a share by exact evidence, `TrueValue` an oracle's baseline. A recipe names
+them by ``kind = "steersman.studies.rl_stages:Kept"``. Leaves out: the truth itself (`task.chain_sum_truth`).
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor
 
 from steersman.core.component import START, Moment, Stage
 from steersman.core.types import Rollouts
-from steersman.objective.components_credit import ContrastiveCredit
+from steersman.objective.components_credit import ContrastiveCredit, rejected
 from steersman.objective.components_reward import Metrics, counted, row_scores, share
 from steersman.objective.credit.cepo import evidence
 from steersman.objective.select.tokens import in_and_out, in_loss, weigh
-from steersman.task.chain_sum import ChainSum, read_digits
-from steersman.task.chain_sum_truth import Role, offsets_to_come, read
+from steersman.task.chain_sum import ChainSum, read_digits, target
+from steersman.task.chain_sum_truth import Role, answer_given_prefix, offsets_to_come, read
 
 CERTAIN = 10.0
 """Evidence, in nats, that reaches every bound of a weight."""
@@ -117,6 +118,52 @@ class OracleCredit(Stage):
         told = a.sign()[:, None] * torch.where(decisive, CERTAIN, -CERTAIN)
         value = evidence(a, told, torch.zeros_like(told), mask, lam, self.eps_w)
         return rollouts.with_streams(advantage=value), {"decisive": share(decisive & mask, mask)}
+
+
+class ExactCredit(Stage):
+    """Contrastive credit with the demonstrator's exact evidence in the place of the policy's.
+
+    It is what CEPO would do if the policy understood exactly what a told answer means.
+    """
+
+    needs = ("advantage_row",)
+    gives = ("advantage",)
+    fields = ("correct", "answer")
+    kind: Literal["exact_credit"] = "exact_credit"
+    fillers: int = Field(1, ge=0, description="the task's")
+    error: float = Field(0.12, ge=0, le=0.9, description="the task's")
+    lam: float = Field(0.5, ge=0, le=1, description="as of contrastive_credit")
+    decay: int = Field(25, ge=0, description="as of contrastive_credit")
+    eps_w: float = Field(0.5, gt=0, description="as of contrastive_credit")
+
+    def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
+        """Write ``advantage``."""
+        mask, a = counted(rollouts), rollouts.streams["advantage_row"].detach()
+        if not len(rollouts):
+            return rollouts.with_streams(advantage=torch.zeros(mask.shape)), {}
+        lam = ContrastiveCredit(lam=self.lam, decay=self.decay).share(at)
+        found = exact_evidence(
+            ChainSum(fillers=self.fillers, error=self.error), rollouts, rejected(rollouts, "lowest", at)
+        )
+        told = found["cepo"].nan_to_num(0.0, CERTAIN, -CERTAIN).to(a.dtype)
+        return rollouts.with_streams(advantage=evidence(a, told, torch.zeros_like(told), mask, lam, self.eps_w)), {}
+
+
+def exact_evidence(task: ChainSum, rollouts: Rollouts, wrong: Sequence[str | None]) -> dict[str, Tensor]:
+    """What each token changed in log P(r+) ("rlsd"), and in its log-odds against a wrong answer ("cepo"), by Bayes.
+
+    The probabilities are the demonstrator's, float64 ``[N, L]``; infinite where one becomes certain or impossible, NaN
+    where a response keeps no grammar or there is no wrong answer.
+    """
+    other = torch.tensor([-1 if w is None else int(w) for w in wrong])
+
+    def gained(answer: Tensor) -> Tensor:
+        before, after = answer_given_prefix(task, rollouts, answer)
+        return after.log() - before.log()
+
+    rlsd = gained(target(rollouts))
+    cepo = rlsd - gained(other.clamp(min=0))
+    return {"rlsd": rlsd, "cepo": torch.where((other >= 0)[:, None], cepo, torch.nan)}
 
 
 def true_steps(task: ChainSum, rollouts: Rollouts, wrong: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ CREDIT: dict[int, dict[str, Any]] = {
 }
 """Settings of the credit, by fillers of a step."""
 OWN = {"kind": "contrastive_credit"}
-ORACLE = "steersman.studies.rl_stages:OracleCredit"
+ORACLE, BAYES = (f"steersman.studies.rl_stages:{n}" for n in ("OracleCredit", "ExactCredit"))
 BEHIND: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "uniform"},
     FAST: {"kind": "uniform"},
@@ -43,6 +43,7 @@ BEHIND: dict[str, dict[str, Any]] = {
     "cepo own": {**OWN, "negative": "own"},
     "cepo modal": {**OWN, "negative": "modal"},
     "cepo shuffled": {**OWN, "shuffle": True},
+    "cepo exact": {"kind": BAYES},
     "oracle": {"kind": ORACLE},
 }
 """The stage behind GRPO's advantage."""
@@ -60,6 +61,7 @@ MEANINGS = {
     "cepo own": "the wrong answer is the response's own, where it is wrong",
     "cepo modal": "the wrong answer is the most frequent one of the group",
     "cepo shuffled": "control: the same evidence at random tokens of the response",
+    "cepo exact": "control: cepo with exact evidence, as if the policy understood a told answer exactly",
     "oracle": "control: the true decisive tokens in the place of evidence, what no method can know",
     "opsd": "no reward: Jensen-Shannon to the first policy, told the right answer",
     "sdpo": "no reward: Jensen-Shannon to a moving average, told the answer of a response that was right",
@@ -97,7 +99,7 @@ def _stages(name: str, credit: dict[str, Any], fillers: int) -> list[Any]:
         return []
     own = BEHIND[name]
     known = {} if own["kind"] == "uniform" else credit
-    return ["grpo", {**own, **known, **({"fillers": fillers} if own["kind"] == ORACLE else {})}]
+    return ["grpo", {**own, **known, **({"fillers": fillers} if own["kind"] in (ORACLE, BAYES) else {})}]
 
 
 def _watched(fillers: int) -> dict[str, Any]:

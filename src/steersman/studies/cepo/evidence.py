@@ -23,11 +23,12 @@ from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_parts import stages_of
 from steersman.store.run import RunDir
 from steersman.studies.chain_sum_policy import count_right, count_right_told, model_folder
+from steersman.studies.rl_stages import exact_evidence
 from steersman.studies.rl_view import recipe_of_arm
 from steersman.study.declare import Cell
 from steersman.study.progress import Progress
-from steersman.task.chain_sum import EOS, ChainSum, target
-from steersman.task.chain_sum_truth import Reading, Role, answer_given_prefix, read
+from steersman.task.chain_sum import EOS, ChainSum
+from steersman.task.chain_sum_truth import Reading, Role, read
 from steersman.task.worlds import ChainSumWorld
 from steersman.train.engine.local import LocalEngine
 from steersman.train.engine.work import Drawing
@@ -95,7 +96,7 @@ class _Seen:
         found = read(task, rollouts)
         delta = {m: x[RIGHT] - x[OTHER] for m, x in logp.items()}
         there = rollouts.action & ~torch.isnan(delta["cepo"])
-        exact = _exact(task, rollouts, wrong)
+        exact = exact_evidence(task, rollouts, wrong)
         self._sharpness(logp, there, rollouts.correct)
         failed = there.any(1) & ~rollouts.correct & (found.first_error >= 0)
         for m in METHODS:
@@ -147,19 +148,6 @@ def _correlation(pairs: list[tuple[float, float]]) -> float | None:
     """Pearson's; None where one side does not vary."""
     x = np.array(pairs)
     return float(np.corrcoef(x.T)[0, 1]) if len(x) > 2 and (x.std(0) > 0).all() else None
-
-
-def _exact(task: ChainSum, rollouts: Rollouts, wrong: list[str | None]) -> dict[str, Tensor]:
-    """Exact evidence: what a token changed in log P(r+), and in the log-odds against r-, of the demonstrator."""
-    other = torch.tensor([-1 if w is None else int(w) for w in wrong])
-
-    def gained(answer: Tensor) -> Tensor:
-        before, after = answer_given_prefix(task, rollouts, answer)
-        return after.log() - before.log()
-
-    rlsd = gained(target(rollouts))
-    cepo = rlsd - gained(other.clamp(min=0))
-    return {"rlsd": rlsd, "cepo": torch.where((other >= 0)[:, None], cepo, torch.nan)}
 
 
 def _by_group(x: Tensor, mask: Tensor, group: Tensor) -> list[float]:

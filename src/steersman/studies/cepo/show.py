@@ -13,7 +13,7 @@ from steersman.study.declare import Result, Shown
 from steersman.study.report import Difference, Estimate
 
 AXES = {"batch": "accuracy, equal batches"}
-CREDITS = ("grpo", "rlsd", "cepo", "cepo own", "cepo modal", "cepo shuffled", "oracle")
+CREDITS = ("grpo", "rlsd", "cepo", "cepo own", "cepo modal", "cepo shuffled", "cepo exact", "oracle")
 OTHERS = ("grpo", "cepo", "opsd", "sdpo", "grpo 5x")
 SERIES = {
     "up": ("Evidence in responses with A > 0", "nats a token"),

@@ -34,6 +34,8 @@ REFUSED = {
     "minibatches": (["rollout.minibatches=300"], "32 x 8 = 256 responses"),
     "lonely dynamic": (["preset=dapo", "rollout.samples=1"], "a group of one response"),
     "lonely poise": (["preset=poise", "rollout.samples=1"], r"stages\[0\]: pairs the responses.*features = \["),
+    "lonely grpo": (["rollout.samples=1"], r"stages\[0\]: grpo compares the responses.*every advantage is 0.*baseline"),
+    "lonely rloo": (["preset=rloo", "rollout.samples=1"], r"stages\[1\]: rloo compares the responses"),
     "dynamic by a model": (["preset=dapo", "reward.kind=model", "reward.path=r"], "reads 'correct', which this task's"),
     "overlong beyond": (['stages=[{kind="overlong",limit=999,cache=9},"grpo","uniform"]'], "begins to punish at 990"),
     "the same twice": (['stages=["grpo","grpo","uniform"]'], r"stages\[0\]: grpo gives 'advantage_row', which grpo"),
@@ -60,7 +62,6 @@ def test_refused_with_the_missing_thing_and_a_cure(name: str) -> None:
 
 
 WARNED = {
-    "group of one": (["rollout.samples=1"], "grpo compares the responses of a prompt, and there is one"),
     "reinforce": (["loss.kind=reinforce", "rollout.minibatches=4"], "3 of the 4 updates of a batch are off-policy"),
     "less than a batch": (["preset=dapo", "budget.steps=5"], "a batch of responses serves 16: 5 of them end within"),
     "filter before a probe": (
@@ -77,6 +78,19 @@ def test_odd_but_possible(name: str) -> None:
     (line,) = check_method(recipe(*sets))
     assert line.startswith("warning: ")
     assert message in line
+
+
+ALONE = {
+    "reinforce_pp": ["preset=reinforce_pp"],
+    "ppo": ["preset=ppo"],
+    "baseline": ['stages=["baseline","uniform"]'],
+    "the prompt alone": ["preset=poise", 'stages=[{kind="internal_value",features=["prompt"]},"uniform"]'],
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_groups_of_one_where_none_is_compared(name: str) -> None:
+    check_method(recipe(*ALONE[name], "rollout.samples=1"))
 
 
 READ = {
@@ -109,6 +123,11 @@ def test_an_own_stage_that_ignores_or_is_ignored_only_warns() -> None:
         (line,) = check_method(RLRecipe.model_validate({**BASE, "stages": stages}))
         assert line.startswith("warning: stages[0]: ")
     assert check_method(RLRecipe.model_validate({**BASE, "stages": ["overlong", Own(), "uniform"]})) == []
+
+
+def test_a_group_of_one_is_allowed_where_an_own_stage_makes_the_advantage() -> None:
+    of_one = {**BASE, "rollout": {"samples": 1}, "stages": ["grpo", Own(), "uniform"]}
+    assert any("there is one: every advantage is 0" in x for x in check_method(RLRecipe.model_validate(of_one)))
 
 
 def test_filters_are_allowed_with_a_correction_and_lift_the_gap_limit() -> None:

@@ -35,6 +35,7 @@ from steersman.train.passes import check_parts
 
 _COMPARES = (GRPO, RLOO, OPO, PassK, ReinforcePPBaseline)
 """Advantages that compare the responses of a group."""
+_ALONE = "compares the responses of a prompt, and there is one: every advantage is 0"
 _ADD = (ShapeReward, Overlong, KLReward)
 """Stages that write ``token_reward`` onto what the one before wrote."""
 _READ_REWARD = (*_ADD, *_COMPARES, Baseline, GAE, ReinforcePP, InternalValue)
@@ -227,6 +228,10 @@ def _check_sizes(recipe: RLRecipe) -> None:
         if isinstance(stage, DynamicSampling) and rollout.samples == 1:
             what = "keeps groups with right and wrong answers, and a group of one response has only one of them"
             raise UserError(what, where=f"stages[{i}]", cure="Raise rollout.samples.")
+        if isinstance(stage, _COMPARES) and rollout.samples == 1 and not _own_behind(recipe, i):
+            what = f"{_name(stage)} {_ALONE}"
+            cure = "Raise rollout.samples, or take an advantage without a group: baseline, reinforce_pp, or gae."
+            raise UserError(what, where=f"stages[{i}]", cure=cure)
         if isinstance(stage, InternalValue) and rollout.samples == 1 and not stage.prompt_only:
             what = "pairs the responses of a prompt, and there is one"
             cure = 'Set rollout.samples = 2, or read the prompt alone: features = ["prompt"].'
@@ -237,11 +242,16 @@ def _check_sizes(recipe: RLRecipe) -> None:
             raise UserError(what, where=f"stages[{i}]", cure="Leave limit and cache out; they then follow it.")
 
 
+def _own_behind(recipe: RLRecipe, place: int) -> bool:
+    """Whether a user's own stage stands behind, which may make an advantage of anything."""
+    return any(":" in _name(s) for s in recipe.stages[place + 1 :])
+
+
 def _warnings(recipe: RLRecipe) -> list[str]:
     rollout, lines = recipe.rollout, []
     compares = [s for s in recipe.stages if isinstance(s, _COMPARES)]
-    if rollout.samples == 1 and compares:
-        lines.append(f"{_name(compares[0])} compares the responses of a prompt, and there is one: every advantage is 0")
+    if rollout.samples == 1 and compares:  # only with a stage of the user's own behind it
+        lines.append(f"{_name(compares[0])} {_ALONE}")
     if isinstance(recipe.loss, Reinforce) and rollout.updates > 1:
         lines.append(
             f"reinforce has no ratio: {rollout.updates - 1} of the {rollout.updates} updates of a batch are "

@@ -5,6 +5,7 @@ its `start` begins a real experiment by ask and tell; `simulate` plays it many t
 """
 
 from steersman.decide.dp_bai.ask_tell import DPBAI, Batch, Recommendation, Run
+from steersman.decide.dp_bai.baselines import ODLinBAI, sequential_halving, uniform
 from steersman.decide.dp_bai.design import max_det
 from steersman.decide.dp_bai.exact import exact_two_arm, exact_two_arm_loss
 from steersman.decide.dp_bai.phases import BudgetTooSmall, halving, schedule
@@ -16,6 +17,7 @@ __all__ = [
     "Batch",
     "BudgetTooSmall",
     "LinearArms",
+    "ODLinBAI",
     "Recommendation",
     "Run",
     "Simulated",
@@ -26,5 +28,7 @@ __all__ = [
     "halving",
     "max_det",
     "schedule",
+    "sequential_halving",
     "simulate",
+    "uniform",
 ]

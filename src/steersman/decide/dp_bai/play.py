@@ -178,7 +178,7 @@ def _play(
 def _collect(plan: Plan, active: Array, phase: int) -> tuple[Array, Array, list[tuple[Array, Array, Collection]]]:
     """Who pulls what: mask of arms, pulls of each, and the replications of each set that does not pull all."""
     size = plan.sizes[phase]
-    sets, which = _distinct(active)
+    sets, which = distinct_rows(active)
     arms = np.nonzero(sets)[1].reshape(len(sets), size)
     pulls_all = np.array([plan.pulls_all(int(r), size) for r in ranks(plan.points[arms])])
     chosen, pulls = active.copy(), np.full(len(active), plan.spending.pulls(size), np.int64)
@@ -193,7 +193,7 @@ def _collect(plan: Plan, active: Array, phase: int) -> tuple[Array, Array, list[
     return chosen, pulls, groups
 
 
-def _distinct(active: Array) -> tuple[Array, Array]:
+def distinct_rows(active: Array) -> tuple[Array, Array]:
     """The distinct rows of a mask, and which of them each row is."""
     packed = np.ascontiguousarray(np.packbits(active, axis=1))
     _, first, which = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_inverse=True)

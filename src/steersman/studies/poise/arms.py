@@ -26,7 +26,7 @@ EXAMPLES = {"quick": (256, 1024), "full": (256, 1024, 4096)}
 PROBE_SEEDS = {"quick": 4, "full": 6}
 ROUNDS = {"quick": 24, "full": 160}
 """Batches of each allocation whose gradients are compared."""
-SINGLE_PROMPTS = {"quick": 96, "full": 256}
+SINGLE_PROMPTS = {"quick": 96, "full": 160}
 """Prompts, with four responses each, whose gradients are taken one by one."""
 END = [HASH]
 PAIRED: dict[str, Any] = {"kind": "internal_value", "reasoning_end": END}

@@ -103,3 +103,29 @@ def test_the_table_shows_a_value_with_its_interval_in_one_row(capsys: pytest.Cap
     assert ["held-out", "accuracy", "0.753", "[0.70,", "0.80]"] in rows
     assert ["held-out", "loss", "0.5"] in rows
     assert len(rows) == 4
+
+
+def closing(capsys: pytest.CaptureFixture[str], folder: Path, **counts: int) -> str:
+    shown, _ = progress(False)
+    result = {"verb": "rl", "steps": 4, "reason": "finished", "evaluation": {}, **counts}
+    shown.summary(SimpleNamespace(notes=(), fitted=True, result=result, folder=folder))
+    return capsys.readouterr().out
+
+
+def test_the_closing_lines_count_steps_that_taught_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "signal" not in closing(capsys, tmp_path)
+    assert "signal" not in closing(capsys, tmp_path, skipped=0, no_gradient=0)
+    some = closing(capsys, tmp_path, skipped=1, no_gradient=2)
+    assert "1 of 4 steps were skipped: no response had a signal" in some
+    assert "2 of 4 steps had a gradient of 0" in some
+    assert "NOTHING" not in some
+    for skipped in (0, 1, 4):
+        every = closing(capsys, tmp_path, skipped=skipped, no_gradient=4 - skipped)
+        assert "warning: NOTHING WAS LEARNT" in every
+        assert max(map(len, every.partition("model  ")[0].splitlines())) <= WIDTH
+
+
+def test_samples_are_pointed_to_only_where_there_are_any(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "samples.jsonl" not in closing(capsys, tmp_path)
+    (tmp_path / "samples.jsonl").touch()
+    assert str(tmp_path / "samples.jsonl") in closing(capsys, tmp_path)

@@ -17,7 +17,7 @@ from steersman.recipes.jobs import identity
 from steersman.recipes.presets import SHIPPED, wants_teacher
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_estimate import described, measures
-from steersman.recipes.rl_job import carry_out_rl
+from steersman.recipes.rl_job import carry_out_rl, steps_without_signal
 from steersman.recipes.training import Runtime
 from steersman.store.checkpoint import list_checkpoints
 from steersman.store.run import RunDir
@@ -412,3 +412,34 @@ def build_long(desk: SimpleNamespace) -> Path:
 
     model = build_model(SmallModel(width=16, layers=1, heads=2, context=400), len(desk.tokenizer), 0)
     return save_model(model, desk.tokenizer, desk.root / "long")
+
+
+WITHOUT_SIGNAL = {
+    "equal rewards": ({}, {"skipped": 0, "no_gradient": 2}),
+    "all dropped": ({"stages": ["grpo", "uniform", "pf_ppo"]}, {"skipped": 2, "no_gradient": 0}),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_SIGNAL)
+def test_a_run_counts_the_steps_that_taught_nothing(desk: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    more, wanted = WITHOUT_SIGNAL[name]
+    tables = {"reward": {"kind": "verifiable"}, **more}  # boxed answers, of which the model has none
+    tables = recipe(desk).model_dump(mode="json") | tables
+    runtime = Runtime(out=str(tmp_path / "run"), device="cpu", log_every=1)
+    done = carry_out_rl(RLRecipe.model_validate(tables), runtime, say=lambda line: None)
+    assert {k: done.result[k] for k in wanted} == wanted
+
+
+def test_skipped_steps_are_counted_from_means_over_several(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert steps_without_signal(run) == {"skipped": 0, "no_gradient": 0}
+    rows = [
+        {"step": 0, "eval/accuracy": 0.5},
+        {"step": 3, "train/skipped": 1 / 3, "train/grad_norm": 0.5},
+        {"step": 3, "eval/accuracy": 0.5},
+        {"step": 6, "train/skipped": 2 / 3, "train/grad_norm": 0.0},
+        {"step": 7, "train/skipped": 1.0},
+        {"step": 9, "train/skipped": 0.0, "train/grad_norm": 0.0},
+    ]
+    run.append("metrics", rows)
+    assert steps_without_signal(run) == {"skipped": 4, "no_gradient": 3}

@@ -135,9 +135,26 @@ class TrainingProgress:
             table.add_row("rule 'longer wins'", f"{longer['value']:.3f}" if longer else "–")
             table.add_row("calibration error", f"{result['report']['calibration_error']:.3f}")
         out.print(table)
+        for line in _without_signal(result):
+            out.print(line, highlight=False, markup=False)
         out.print(f"model  {outcome.folder / 'model'}", highlight=False)
-        if result.get("verb") in ("rl", "distill"):
+        if result.get("verb") in ("rl", "distill") and (outcome.folder / "samples.jsonl").is_file():
             out.print(f"look at samples  {outcome.folder / 'samples.jsonl'}", highlight=False)
+
+
+def _without_signal(result: Mapping[str, Any]) -> list[str]:
+    """What is to be said of steps that taught nothing."""
+    steps, skipped, flat = (int(result.get(k, 0)) for k in ("steps", "skipped", "no_gradient"))
+    lines = [f"{skipped} of {steps} steps were skipped: no response had a signal"] if skipped else []
+    lines += [f"{flat} of {steps} steps had a gradient of 0: no response had a signal"] if flat else []
+    if lines and skipped + flat >= steps:
+        why = (
+            "the responses of each prompt earn the same (zero_signal_groups in metrics.jsonl),",
+            "or stages drop them all (rows_kept);",
+            "take easier prompts, a model that is right now and then, or more rollout.samples",
+        )
+        lines = ["warning: NOTHING WAS LEARNT", *(f"         {x}" for x in (*lines, *why))]
+    return lines
 
 
 def _measured(metrics: Mapping[str, float]) -> dict[str, str]:

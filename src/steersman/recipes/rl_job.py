@@ -275,12 +275,29 @@ class _Job:
         return {
             "verb": self.recipe.verb,
             "steps": fitted.steps,
+            **self._first(lambda: steps_without_signal(self.run)),
             "reason": fitted.reason,
             "tokens": fitted.tokens,
             "before": before,
             "evaluation": dict(fitted.evaluation),
             "best_step": fitted.best_step,
         }
+
+
+def steps_without_signal(run: RunDir) -> dict[str, int]:
+    """Steps that taught nothing, by the run's metrics: `skipped` for want of a token, or with a gradient of 0.
+
+    A row of metrics is the mean over the steps since the one before, so steps with a gradient of 0 count where all
+    steps of their row had one.
+    """
+    skipped, flat, before = 0.0, 0.0, 0
+    for row in run.read("metrics"):
+        if "train/skipped" not in row:
+            continue
+        steps, before = row["step"] - before, row["step"]
+        skipped += row["train/skipped"] * steps
+        flat += (1 - row["train/skipped"]) * steps * (row.get("train/grad_norm") == 0)
+    return {"skipped": round(skipped), "no_gradient": round(flat)}
 
 
 def _save(model: Any, tokenizer: Any, folder: Path, adapter: Any) -> None:

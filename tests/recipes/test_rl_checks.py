@@ -37,6 +37,10 @@ REFUSED = {
     "lonely grpo": (["rollout.samples=1"], r"stages\[0\]: grpo compares the responses.*every advantage is 0.*baseline"),
     "lonely rloo": (["preset=rloo", "rollout.samples=1"], r"stages\[1\]: rloo compares the responses"),
     "dynamic by a model": (["preset=dapo", "reward.kind=model", "reward.path=r"], "reads 'correct', which this task's"),
+    "adora by a model": (
+        ['stages=["grpo","adora","uniform"]', "reward.kind=model", "reward.path=r"],
+        r"ADORA reads 'correct', which this task's grader does not give\n +A verifiable reward says it.*correct_at",
+    ),
     "overlong beyond": (['stages=[{kind="overlong",limit=999,cache=9},"grpo","uniform"]'], "begins to punish at 990"),
     "the same twice": (['stages=["grpo","grpo","uniform"]'], r"stages\[0\]: grpo gives 'advantage_row', which grpo"),
     "two advantages": (['stages=["grpo","rloo","uniform"]'], "which rloo behind it replaces.*Keep one of the two"),

@@ -24,6 +24,12 @@ from steersman.train.terms import Against, Term, against_of
 Rows = Callable[[Rollouts], Sequence[Mapping[str, Any]]]
 """The grader's row of each rollout."""
 _SAMPLER = ("logp_behaviour",)
+_GIVEN_BY = {
+    "correct": "A verifiable reward says it, a reward function that returns {'score': ..., 'correct': ...}, "
+    "or one with reward.correct_at.",
+    "answer": "A verifiable reward finds it.",
+}
+"""What gives a field of the rollouts that grading fills."""
 
 
 def check_parts(
@@ -61,7 +67,7 @@ def check_parts(
         for name in getattr(stage, "fields", ()):
             if name not in known:
                 what = f"{type(stage).__name__} reads {name!r}, which this task's grader does not give"
-                raise UserError(what, where=f"stages[{place}]", allowed=", ".join(sorted(known)))
+                raise UserError(what, where=f"stages[{place}]", cure=_GIVEN_BY.get(name, ""))
     for term in terms:
         if term.model == "critic" and not critic:
             raise UserError(f"the {term.name} loss needs a critic", where="critic", cure="Add the table [critic].")

@@ -71,8 +71,11 @@ MEANINGS = {
 
 
 def task(fillers: int) -> ChainSum:
-    """Five digits, errors at 12 % of the steps, half of the examples hinted."""
-    return ChainSum(k=5, error=0.12, fillers=fillers, hint=0.5)
+    """Five digits, errors at 12 % of the steps, half of the examples hinted.
+
+    With eight fillers one to five digits: of five alone the policy did not learn the sums, in 1,200 steps at 4e-3.
+    """
+    return ChainSum(k=5 if fillers == 1 else (1, 5), error=0.12, fillers=fillers, hint=0.5)
 
 
 def arm(name: str, fillers: int = 1, **credit: Any) -> Arm:

@@ -24,9 +24,10 @@ from steersman.stats.intervals import Interval
 
 SOLVERS = ("extragradient", "simultaneous")
 CONVERGED = 1e-12
-ROUGH = 1e-7
-"""Movement of the solver below which Newton's method takes over."""
 NEWTON = 30
+TRIED_EVERY = 20
+"""Steps of the solver between two attempts to end with Newton's method."""
+STATIONARY = 1e-9
 SAFE = 0.7
 """Khobotov: a step times the change of the slopes may be this part of the change of the point."""
 
@@ -109,7 +110,6 @@ def solve_game(
     game = _Game(Election(models, shares, (first, second), base.x, institution), Penalty(penalty, lam, base.x))
     start = np.concatenate([base.x, base.x])
     z, taken = game.extragradient(start, steps, step) if solver == SOLVERS[0] else game.simultaneous(start, steps, step)
-    z = game.polish(z) if solver == SOLVERS[0] else z
     return _result(game, z, taken, base, restarts, tolerance, seed)
 
 
@@ -143,10 +143,8 @@ class _Game:
         ])  # fmt: skip
 
     def extragradient(self, z: np.ndarray, steps: int, step: float) -> tuple[np.ndarray, int]:
-        """z_half = move(z, F(z)), z = move(z, F(z_half)), the step halved until it is safe."""
-        taken, done = 0, False
-        while not done and taken < steps:
-            taken += 1
+        """z_half = move(z, F(z)), z = move(z, F(z_half)), the step halved until safe; Newton once that settles."""
+        for taken in range(1, steps + 1):
             slope = self._direction(z)
             while True:
                 half = self._move(z, step * slope)
@@ -155,9 +153,29 @@ class _Game:
                 if step * np.linalg.norm(there - slope) <= SAFE * change or change < CONVERGED:
                     break
                 step /= 2
-            moved = self._move(z, step * there)
-            done, z = np.abs(moved - z).max() < ROUGH * min(1.0, step), moved
-        return z, taken
+            z = self._move(z, step * there)
+            if taken % TRIED_EVERY == 0 or change < CONVERGED:
+                ended = self.polish(z)
+                if change < CONVERGED or self.settled(ended):
+                    return ended, taken
+        return self.polish(z), steps
+
+    def settled(self, z: np.ndarray) -> bool:
+        """Whether neither player gains by a small move: no slope among positive levels, none towards a level at zero,
+        no upward curvature."""
+        g, basis, allowed = self.slopes(z), tangent(z, self.parts), np.tile(self.penalty.p > 0, 2)
+        if basis.size and np.abs(basis.T @ g).max() > STATIONARY:
+            return False
+        for s in self.parts:
+            zero = allowed[s] & (z[s] <= AT_BOUNDARY)
+            if zero.any() and g[s][zero].max() > g[s][z[s] > AT_BOUNDARY].max() + STATIONARY:
+                return False
+        curve, own = self.jacobian(z), np.arange(2 * self.size) < self.size
+        for mine in (own, ~own):
+            moves = basis[mine][:, np.abs(basis[mine]).any(0)]
+            if moves.size and float(np.linalg.eigvalsh(moves.T @ curve[np.ix_(mine, mine)] @ moves)[-1]) > STATIONARY:
+                return False
+        return True
 
     def simultaneous(self, z: np.ndarray, steps: int, step: float) -> tuple[np.ndarray, int]:
         """z = move(z, F(z)) with steps of fixed length."""

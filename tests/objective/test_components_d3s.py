@@ -300,5 +300,5 @@ def test_streams_that_are_missing_are_named():
     with pytest.raises(UserError, match="D3SRows needs 'advantage'"):
         check_pipeline([GRPO(), D3SRows(), UniformCredit()], ["entropy"])
     wrong = credited().with_streams(entropy=torch.full((N, 7), torch.nan))
-    with pytest.raises(UserError, match="score is nan"):
+    with pytest.raises(UserError, match="entropy is nan"):
         D3STokens()(wrong)

@@ -146,8 +146,8 @@ class D3STokens(Stage):
         if self.score == "random":
             return noise
         if entropy is None:
-            return d3s.score_tokens(a, torch.zeros_like(a), "advantage")
-        score = d3s.score_tokens(a, entropy, self.score)
+            return d3s.score_tokens(a, torch.zeros_like(a), "advantage", mask)
+        score = d3s.score_tokens(a, entropy, self.score, mask)
         return score if bool((score[mask] != 0).any()) else a.abs()
 
 

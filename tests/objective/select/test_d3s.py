@@ -265,12 +265,23 @@ def test_scores():
     assert not score_tokens(a.requires_grad_(), h).requires_grad
 
 
+H = torch.tensor([[0.25, 0.5]])
+
+
+def test_what_is_scored_outside_the_mask_may_be_anything():
+    mask, bad = torch.tensor([[True, False]]), H.where(H != 0.5, torch.nan)
+    assert score_tokens(H, bad, mask=mask)[mask].tolist() == [0.0625]
+    assert score_tokens(bad, -1.0 * H.where(H != 0.25, 0.0), mask=mask)[mask].tolist() == [0.0]
+    assert score_tokens(H, H - H - 1e-6).max() < 0  # rounding of an entropy of 0
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
         (lambda: top_tokens(SCORE, MASK, 0), "fraction is 0"),
         (lambda: top_tokens(SCORE, MASK, 1.01), "fraction is 1.01"),
         (lambda: top_tokens(SCORE, MASK, float("nan")), "fraction is nan"),
+        (lambda: top_tokens(SCORE, MASK, True), "fraction is True"),
         (lambda: top_tokens(SCORE / 0 * 0, MASK, 0.5), "row 0"),
         (lambda: top_tokens(SCORE[0], MASK[0], 0.5), "score has shape"),
         (lambda: top_tokens(SCORE, MASK.float(), 0.5), "mask is torch.float32"),
@@ -278,6 +289,14 @@ def test_scores():
         (lambda: score_tokens(SCORE, SCORE[:, :2]), "entropy has shape"),
         (lambda: score_tokens(SCORE, SCORE.clone().requires_grad_()), "entropy has a gradient"),
         (lambda: score_tokens(SCORE, SCORE, "length"), "unknown score"),
+        (
+            lambda: score_tokens(H, H.where(H != 0.5, torch.nan)),
+            "row 0: entropy is nan at token 1",
+        ),
+        (lambda: score_tokens(H, -H), "row 0: entropy is -0.25 at token 0"),
+        (lambda: score_tokens(H, H / 0), "entropy is inf"),
+        (lambda: score_tokens(H / 0, H), "row 0: advantage is inf at token 0"),
+        (lambda: score_tokens(H, H, mask=torch.ones(1, 2)), "mask is torch.float32"),
         (lambda: full_denominator(MASK, MASK, "mean", torch.zeros(2)), "unknown mode"),
     ],
 )

@@ -23,6 +23,8 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 TokenScore = Literal["advantage_entropy", "entropy", "advantage", "random"]
 EQUAL = 1e-12
 """Variances and means of advantages scaled to [-1, 1] that are this close count as equal."""
+ROUNDING = 1e-3
+"""Nats by which a computed entropy of 0 may fall below it."""
 
 
 def _check_noise(noise: Tensor | None, like: Tensor, where: str) -> None:
@@ -185,19 +187,25 @@ def max_variance_share(
     return each_group(group, _picker(a, share_of, balance, noise))
 
 
-def score_tokens(advantage: Tensor, entropy: Tensor, by: str = "advantage_entropy") -> Float[Tensor, "N L"]:
+def score_tokens(
+    advantage: Tensor, entropy: Tensor, by: str = "advantage_entropy", mask: Tensor | None = None
+) -> Float[Tensor, "N L"]:
     """How much a token is worth learning from: |A_t| H_t, or either factor alone.
 
     Args:
         advantage: A ``[N, L]``, of the token.
         entropy: H ``[N, L]``, nats, over the whole vocabulary, at rollout weights and without a gradient.
         by: "advantage_entropy", or "entropy" or "advantage" as controls.
+        mask: bool ``[N, L]``, the tokens that are looked at; None = all of them.
 
     Returns:
         ``[N, L]`` in the wider dtype of the two, without a gradient.
 
     Raises:
-        UserError: shapes that disagree, an entropy with a gradient, an unknown name.
+        UserError: shapes that disagree, an entropy with a gradient, an unknown name; inside the mask an advantage or
+            entropy that is not finite, or an entropy below 0 by more than rounding.
+
+    Edge cases: what stands outside the mask may be anything.
 
     Source: arXiv 2509.22115.
     """
@@ -211,7 +219,21 @@ def score_tokens(advantage: Tensor, entropy: Tensor, by: str = "advantage_entrop
     found = {"advantage_entropy": size * entropy, "entropy": entropy, "advantage": size}
     if by not in found:
         raise UserError(f"unknown score {by!r}", where="score_tokens, by", allowed=", ".join(found))
+    _refuse("advantage", advantage, ~torch.isfinite(advantage), mask, "finite")
+    _refuse("entropy", entropy, ~(torch.isfinite(entropy) & (entropy >= -ROUNDING)), mask, "finite and >= 0")
     return found[by]
+
+
+def _refuse(name: str, value: Tensor, bad: Tensor, mask: Tensor | None, allowed: str) -> None:
+    """Refuse numbers that are `bad` inside the mask, by name and place."""
+    if mask is not None and (mask.shape != value.shape or mask.dtype != torch.bool):
+        what = f"mask is {mask.dtype} of shape {tuple(mask.shape)}"
+        raise UserError(what, where="score_tokens, mask", allowed=f"bool of shape {tuple(value.shape)}, or None")
+    bad = bad if mask is None else bad & mask
+    if bool(bad.any()):
+        row, token = (int(i) for i in bad.nonzero()[0])
+        what = f"{name} is {float(value[row, token])} at token {token}"
+        raise UserError(what, where=f"score_tokens, row {row}", allowed=allowed)
 
 
 def top_tokens(score: Tensor, mask: Tensor, fraction: float | int, noise: Tensor | None = None) -> Bool[Tensor, "N L"]:
@@ -240,7 +262,7 @@ def top_tokens(score: Tensor, mask: Tensor, fraction: float | int, noise: Tensor
     if mask.ndim != 2 or mask.dtype != torch.bool or score.shape != mask.shape:
         what = f"score has shape {tuple(score.shape)}, mask is {mask.dtype} of shape {tuple(mask.shape)}"
         raise UserError(what, where="top_tokens", allowed="score [N, L] and a bool mask of its shape")
-    if not 0 < fraction <= 1:
+    if isinstance(fraction, bool) or not 0 < fraction <= 1:
         raise UserError(f"fraction is {fraction}", where="top_tokens, fraction", allowed="0 < fraction <= 1")
     _check_noise(noise, score, "top_tokens")
     bad = mask & ~torch.isfinite(score)

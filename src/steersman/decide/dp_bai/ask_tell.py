@@ -178,6 +178,19 @@ class Run:
         return len(self._history)
 
     @property
+    def phases(self) -> int:
+        """M."""
+        return self._plan.phases
+
+    @property
+    def tried(self) -> dict[int, int]:
+        """Trials of each arm in the phases that are over; public."""
+        return {
+            arm: sum(each for (_, each), means in zip(self._spent, self._means, strict=True) if arm in means)
+            for arm in self._history[0]
+        }
+
+    @property
     def done(self) -> bool:
         """Whether one arm is left."""
         return len(self._history) > self._plan.phases

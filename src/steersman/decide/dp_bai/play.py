@@ -39,6 +39,10 @@ class LaplaceNoise:
     scale: float
     law: Law
 
+    def __post_init__(self) -> None:
+        if self.law not in LAWS:
+            raise UserError(f"law {self.law!r}", allowed=", ".join(LAWS))
+
     def draw(self, noise: TrialNoise, arm: int, phase: int) -> Array:
         """[R] draws."""
         if self.scale == 0:
@@ -101,8 +105,6 @@ def simulate(
     Raises:
         UserError: options that cannot be.
     """
-    if law not in LAWS:
-        raise UserError(f"law {law!r}", allowed=", ".join(LAWS))
     arm = run_trials(algorithm.procedure(arms, law), trials, seed, batch)["arm"]
     wrong = arms.means[arm] < arms.means.max()
     return Simulated(wilson(int(wrong.sum()), trials), arm, law)

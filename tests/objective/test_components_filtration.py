@@ -229,10 +229,16 @@ def test_batches_of_which_nothing_is_left_are_counted_and_then_stop_the_run():
     ("options", "match"),
     [
         ({"strategy": "best"}, "strategy"),
-        ({"strategy": "top"}, "upper is None, and strategy top takes upper"),
-        ({"strategy": "top-bottom", "upper": 0.5}, "lower is None"),
-        ({"strategy": "top-bottom", "upper": -0.5, "lower": 0.5}, "upper >= lower"),
-        ({"strategy": "top", "upper": 0.1, "lower": 0.0}, "lower is 0.0, and strategy top"),
+        (
+            {"strategy": "top"},
+            "strategy top needs upper: give the reward above which responses are kept, upper = NUMBER",
+        ),
+        ({"strategy": "top-bottom", "upper": 0.5}, "strategy top-bottom needs lower: give the reward below which"),
+        ({"strategy": "top-bottom", "upper": -0.5, "lower": 0.5}, "upper is -0.5 and lower is 0.5.*set upper >= lower"),
+        (
+            {"strategy": "top", "upper": 0.1, "lower": 0.0},
+            "lower is 0.0, and strategy top takes upper; leave lower out",
+        ),
         ({"upper": 0.1}, "takes neither"),
         ({"draws": 0}, "draws"),
         ({"draw": "twice"}, "draw"),
@@ -247,6 +253,15 @@ def test_batches_of_which_nothing_is_left_are_counted_and_then_stop_the_run():
 def test_bad_options_are_named(options, match):
     with pytest.raises(ValueError, match=match):
         PFPPO(**options)
+
+
+@pytest.mark.parametrize("draw", ["deterministic", "sample"])
+def test_more_draws_than_rows_of_a_group_are_capped(draw):
+    batch = rollouts()
+    out, _ = PFPPO(strategy="none", draws=G + 3, draw=draw)(batch, AT)
+    assert [len(rows) for rows in groups(out)] == [len(rows) for rows in groups(batch)]
+    if draw == "deterministic":
+        assert out.version.tolist() == [i for i in range(N) if i != 7]
 
 
 def test_bad_rollouts_are_named():

@@ -60,8 +60,12 @@ class PFPPO(Stage):
         for name in ("upper", "lower"):
             value = getattr(self, name)
             if (value is None) == (name in wanted):
-                takes = " and ".join(wanted) or "neither upper nor lower"
-                raise ValueError(f"{name} is {value}, and strategy {self.strategy} takes {takes}")
+                raise ValueError(self._thresholds(name, wanted))
+        if self.upper is not None and self.lower is not None and self.upper < self.lower:
+            raise ValueError(
+                f"upper is {self.upper} and lower is {self.lower}: rewards above the one or below the other are all of "
+                "them; set upper >= lower"
+            )
         filtration.check_filter(self.strategy, self._threshold(), self.zero_variance)
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"mean is {self.mean} and std is {self.std}; set both or neither")
@@ -71,6 +75,17 @@ class PFPPO(Stage):
                 f"allowed with {', '.join(filtration.FULL_SUPPORT)}"
             )
         return self
+
+    def _thresholds(self, name: str, wanted: tuple[str, ...]) -> str:
+        """What is wrong with a threshold that is missing or unused, and what to give."""
+        value = getattr(self, name)
+        if value is not None:
+            takes = " and ".join(wanted) or "neither upper nor lower"
+            return f"{name} is {value}, and strategy {self.strategy} takes {takes}; leave {name} out"
+        side = "above" if name == "upper" else "below"
+        return (
+            f"strategy {self.strategy} needs {name}: give the reward {side} which responses are kept, {name} = NUMBER"
+        )
 
     def _threshold(self) -> filtration.Threshold:
         if self.upper is None or self.lower is None:

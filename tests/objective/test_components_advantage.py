@@ -47,6 +47,12 @@ def test_row_stages_are_their_functions():
         assert metrics["silent_row_share"] == pytest.approx(1 / 3)
 
 
+def test_groups_without_a_signal_are_counted_by_a_name_that_is_not_that_of_the_share():
+    _, metrics = stages.GRPO()(rollouts(reward=torch.ones(4), group=torch.zeros(4, dtype=torch.int64)))
+    assert metrics["zero_signal_count"] == 1
+    assert "zero_signal_groups" not in metrics  # the share, of the step (`train.collect`)
+
+
 def test_uniform_credit_reaches_actions_only():
     out, _ = stages.UniformCredit()(stages.RLOO()(rollouts())[0])
     assert torch.equal(out.streams["advantage"][0], torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 0.0]))

@@ -47,7 +47,7 @@ def _group_metrics(score: Tensor, group: Tensor, valid: Tensor) -> Metrics:
         "invalid_rows": float(found.invalid_rows),
         "groups": float(found.groups),
         "singletons": float(found.singletons),
-        "zero_signal_groups": float(found.zero_signal),
+        "zero_signal_count": float(found.zero_signal),
         "silent_row_share": found.silent_rows / max(found.rows - found.invalid_rows, 1),
     }
 

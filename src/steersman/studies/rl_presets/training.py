@@ -15,7 +15,7 @@ SERIES = {
     "zero_signal": "train/zero_signal_groups",
     "rounds": "train/rounds",
     "rows_kept": "train/rows_kept",
-    "silent_kept": "train/grpo/zero_signal_groups",
+    "silent_kept": "train/grpo/zero_signal_count",
     "entropy": "train/entropy",
     "skipped": "train/skipped",
 }

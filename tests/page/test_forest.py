@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from steersman.page.forest import Forest, Row, forest
+from steersman.page.forest import BAND, Forest, Row, forest
 from steersman.page.number import Estimate
 from steersman.page.theme import marks
 
@@ -25,6 +25,8 @@ def test_every_arm_has_a_dot_and_every_row_its_reference():
     assert markup.count("<circle") == 3
     assert markup.count('class="cut"') == 2
     assert ">hand<" in markup
+    assert markup.count("swatch") == 2
+    assert "swatch" not in forest(given(groups=(("", given().groups[0][1][1:]),)), MARKS)
     assert "one: 0.20 [0.10, 0.30]" in markup
 
 
@@ -42,8 +44,8 @@ def test_intervals_are_cut_at_the_limits():
 
 
 def test_band_and_missing_intervals():
-    assert 'class="margin"' in forest(given(band=(0.4, 0.5)), MARKS)
-    assert 'class="margin"' not in forest(given(), MARKS)
+    assert BAND in forest(given(band=(0.4, 0.5)), MARKS)
+    assert BAND not in forest(given(), MARKS)
     alone = Forest("t", "x", (("", (Row("a", {"one": Estimate(1.0, math.nan, math.nan)}),)),))
     assert forest(alone, MARKS).count("stroke-width") == 0
 

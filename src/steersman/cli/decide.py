@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steersman.cli.decide_profile import profile
+
 if TYPE_CHECKING:
     from steersman.decide.dp_bai import Recommendation, Run
     from steersman.decide.dp_bai.tables import ArmTable
 
-app = typer.Typer(help="Decide: which arm is best, under a promise of privacy.", no_args_is_help=True)
+app = typer.Typer(help="Decide: an arm under a promise of privacy, or a profile from a survey.", no_args_is_help=True)
+app.command("profile")(profile)
 
 FAULTS = ("half-scale", "no-noise", "reuse")
 READ = 20
@@ -21,7 +24,7 @@ READ = 20
 
 @app.callback()
 def _together() -> None:
-    """Decide: which arm is best, under a promise of privacy."""
+    """Decide: an arm under a promise of privacy, or a profile from a survey."""
 
 
 @app.command("arm")

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steersman.page.axis import Scale, scale_for
-from steersman.page.html import Html, tag
+from steersman.page.figures import swatch
+from steersman.page.html import Html, join, tag
 from steersman.page.number import Estimate, interval, point
 from steersman.page.theme import Mark
 
 _WIDTH = 520
 _LEFT, _RIGHT, _TOP, _BOTTOM = 190, 14, 10, 40
 _ROW, _EXTRA, _HEAD = 20.0, 9.0, 24.0
+BAND = "fill:var(--muted);opacity:.18"
 _NAME = 25
 """Characters of a row's name that are drawn."""
 
@@ -59,7 +61,7 @@ class Forest:
 
 
 def forest(given: Forest, marks: Mapping[str, Mark]) -> Html:
-    """Draw a forest plot as a figure with a caption; arms lie below one another within a row.
+    """Draw a forest plot as a figure with a caption; arms lie below one another within a row, and are named above.
 
     Args:
         given: the rows.
@@ -68,7 +70,9 @@ def forest(given: Forest, marks: Mapping[str, Mark]) -> Html:
     Edge cases: intervals are cut at the ends of an axis whose limits are given; no interval (NaN) draws the dot alone.
     """
     rows = [row for _, rows in given.groups for row in rows]
-    caption = tag("figcaption", tag("b", given.title))
+    arms = dict.fromkeys(arm for row in rows for arm in row.estimates)
+    legend = [tag("span", *(join(swatch(arm, marks[arm]), " ") for arm in arms))] if len(arms) > 1 else []
+    caption = tag("figcaption", tag("b", given.title), *legend)
     if not rows:
         return tag("figure", caption, tag("p", "No values to draw.", class_="empty"))
     scale = _scale(given, rows)
@@ -84,9 +88,7 @@ def forest(given: Forest, marks: Mapping[str, Mark]) -> Html:
     band = []
     if given.band is not None:
         low, high = (_at(scale, v) for v in given.band)
-        band = [
-            tag("rect", x=f"{low:.1f}", y=_TOP, width=f"{high - low:.1f}", height=f"{y - _TOP:.1f}", class_="margin")
-        ]
+        band = [tag("rect", x=f"{low:.1f}", y=_TOP, width=f"{high - low:.1f}", height=f"{y - _TOP:.1f}", style=BAND)]
     axes = _axes(scale, y, given.x_label)
     svg = tag(
         "svg", *band, axes, *parts, class_="plot", viewBox=f"0 0 {_WIDTH} {height:.0f}", role="img",

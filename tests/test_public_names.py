@@ -153,3 +153,22 @@ def test_the_probe_of_internal_values() -> None:
         probe.predict(torch.zeros(2, 5))
     probe.update(torch.eye(5), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]))
     assert probe.predict(torch.zeros(2, 5)).shape == (2,)
+
+
+def test_the_best_arm_under_a_promise_of_privacy() -> None:
+    from steersman.decide import dp_bai, privacy
+
+    assert leading(dp_bai.schedule, 2) == ["n_arms", "dim"]
+    assert leading(dp_bai.max_det, 1) == ["features"]
+    assert leading(dp_bai.exact_two_arm, 6) == ["p1", "p2", "pulls", "epsilon", "noise", "tie"]
+    assert inspect.signature(dp_bai.exact_two_arm).parameters["noise"].default == "laplace"
+    assert inspect.signature(dp_bai.exact_two_arm).parameters["tie"].default == "first"
+    assert leading(dp_bai.DPBAI, 2) == ["epsilon", "budget"]
+    run = dp_bai.DPBAI(epsilon=0.5, budget=20).start([[1.0, 0.0], [0.0, 1.0]])
+    while batch := run.ask():
+        run.tell([1.0] * len(batch.arms))
+    assert run.result().arm in (0, 1)
+    assert isinstance(run.result().certificate, privacy.PrivacyCertificate)
+    assert callable(dp_bai.simulate)
+    assert callable(privacy.audit)
+    assert privacy.DiscreteLaplace(grid=1).grid == 1

@@ -36,6 +36,13 @@ def test_version():
     assert (done.returncode, done.stdout.split()[0]) == (0, "steersman")
 
 
+def test_the_package_is_the_command():
+    words = [sys.executable, "-m", "steersman", "study", "rnu"]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "No such command 'rnu'" in done.stderr
+
+
 def failing(monkeypatch, error):
     def broken(*_, **__):
         raise error

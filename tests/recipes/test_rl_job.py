@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -443,3 +444,27 @@ def test_skipped_steps_are_counted_from_means_over_several(tmp_path: Path) -> No
     ]
     run.append("metrics", rows)
     assert steps_without_signal(run) == {"skipped": 4, "no_gradient": 3}
+
+
+@pytest.mark.parametrize("task, context", [("chain_sum", 64), ("tiny_code", 200)])
+def test_docs_make_a_model_of_the_tokens_of_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, context: int
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/rl.md").read_text()
+    (code,) = [x for x in re.findall(r"```python\n(.*?)```", page, re.S) if "closed_tokenizer" in x]
+    module = {"chain_sum": "chain_sum", "tiny_code": "tiny_code_language"}[task]
+    code = code.replace("steersman.task.chain_sum import", f"steersman.task.{module} import")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("context=64", f"context={context}"), "docs/rl.md", "exec"), {})
+    made = {
+        "model": {"path": "runs/try/chain-sum"},
+        "task": {"kind": task, "evaluation": 2},
+        "rollout": {"samples": 2},
+        "budget": {"steps": 1, "batch": 2},
+    }
+    runtime = Runtime(out="run", device="cpu")
+    done = carry_out_rl(RLRecipe.model_validate(made), runtime, say=lambda line: None)
+    assert done.result["steps"] == 1
+    other = made | {"task": {"kind": "chain_sum" if task == "tiny_code" else "tiny_code"}}
+    with pytest.raises(UserError, match=r"docs/rl\.md says how to make one"):
+        carry_out_rl(RLRecipe.model_validate(other), Runtime(out="other", device="cpu"), say=lambda line: None)

@@ -117,7 +117,7 @@ def _tiny_code(
 
 def _check_tokens(name: str, tokens: Sequence[str], tokenizer: Any) -> None:
     if tuple(tokenizer.convert_ids_to_tokens(list(range(len(tokens))))) != tuple(tokens):
-        cure = f"Give a model that was trained on {name}."
+        cure = f"Give a model that was trained on {name}; docs/rl.md says how to make one."
         raise UserError(f"the model's tokens are not those of {name}", where="task", cure=cure)
 
 

@@ -172,3 +172,27 @@ def test_the_best_arm_under_a_promise_of_privacy() -> None:
     assert callable(dp_bai.simulate)
     assert callable(privacy.audit)
     assert privacy.DiscreteLaplace(grid=1).grid == 1
+
+
+CONJOINT = {
+    "optimize_policy": "model design penalty lam opponent",
+    "solve_game": "models shares institution design penalty lam",
+    "Primary": "strength models",
+    "RatingLinear": "interactions vcov",
+    "PairLogit": "interactions vcov",
+    "ConjointData.from_frame": "frame outcome factors pair cluster",
+    "FactoredPolicy": "factors x",
+}
+
+
+@pytest.mark.parametrize("name", CONJOINT)
+def test_conjoint(name: str) -> None:
+    found = import_module("steersman.decide.conjoint")
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert list(inspect.signature(found).parameters)[: len(CONJOINT[name].split())] == CONJOINT[name].split()
+
+
+def test_conjoint_result_fields() -> None:
+    found = import_module("steersman.decide.conjoint").PolicyResult
+    assert {"policy", "value", "se", "status"} <= set(inspect.signature(found).parameters)

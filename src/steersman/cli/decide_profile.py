@@ -118,6 +118,7 @@ def _show(summary: dict[str, Any]) -> None:
         print(f"exploitability {number(summary['exploitability'], 4)}")
     inferred = summary.get("inferred", {})
     for name, value in inferred.items():
-        print(f"{name}: {value}")
+        words = ", ".join(f"{k} {number(v)}" for k, v in value.items()) if isinstance(value, dict) else number(value)
+        print(f"{name.replace('_', ' ')}: {words}")
     for line in summary["notes"]:
         print(f"note: {line}")

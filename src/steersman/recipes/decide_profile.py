@@ -186,7 +186,7 @@ def _alone(asked: ProfileQuestion, data: ConjointData, say: Callable[[str], None
     }  # fmt: skip
     what = "chance of being chosen" if paired else "rating"
     sentence = (
-        f"The policy's {what} against the design is {number(fitted.dr.value, 3)} on respondents who did not choose it "
+        f"The policy's {what} against the design is {number(fitted.dr.value, 3)} on respondents who had no part in it "
         f"[{number(fitted.dr.low, 3)}, {number(fitted.dr.high, 3)}]; the design's is {number(fitted.design.value, 3)}."
     )
     note = f"{asked.level:.0%} intervals, given the model. Dashed: the design. {' '.join(warned)}"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from steersman.core.component import Hinted
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts, Scores
 from steersman.reward.code import CODE_STATUSES, CodeReward, WholeCode
@@ -324,3 +325,12 @@ def test_bad_input():
     for bad in ({"size": (5, 4)}, {"size": (1, 4)}, {"size": (2, 10)}, {"shown": 0}, {"tests": 1}, {"inputs": "str"}):
         with pytest.raises(ValidationError):
             TinyCode(**bad)
+
+
+def test_a_told_answer_stands_behind_the_prompts_own_tokens() -> None:
+    world = TinyCodeWorld(TinyCode(inputs="int"))
+    own = world.draw(1, 0, 0).ids[0]
+    text = "f(2)=5 ; "
+    assert world.encode([Hinted(own, {}, "after_prompt", "{answer}", text)]) == [[*own, *world.encode([text])[0]]]
+    with pytest.raises(UserError, match="no conversations"):
+        world.encode([Hinted(own, {}, "in_user_turn", "{prompt}{answer}", text)])

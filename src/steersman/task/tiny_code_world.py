@@ -10,6 +10,7 @@ from steersman.core.component import Hinted
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts, Scores
 from steersman.language.encode import check_ids
+from steersman.language.hints import spliced
 from steersman.reward.model import RewardModel
 from steersman.reward.sandbox import Sandbox
 from steersman.reward.verifiable import Graded, Row

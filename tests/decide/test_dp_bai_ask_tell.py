@@ -15,6 +15,7 @@ from steersman.decide.dp_bai import DPBAI, BudgetTooSmall, halving
 from steersman.decide.privacy import SYSTEM, DiscreteLaplace, FloatLaplace, SeededBits, SystemBits
 
 FEATURES = np.array([[1, 0, 0.2], [0, 1, 0], [0.4, 0.5, 0.1], [0.2, 0.3, 0.9], [0.7, 0.7, 0], [0, 0, 1]])
+RANGE_ERROR = 4 * 30 * math.sqrt(0.25 / 5000)  # four standard errors of a mean of 5,000 coins worth 30
 THETA = np.array([0.2, 0.1, 0.9])
 BEST = int(np.argmax(FEATURES @ THETA))
 
@@ -89,9 +90,13 @@ def test_unseen_arms_are_estimated_in_units_of_reward():
     mean = features @ [-8.0, 19.0]
     found = play(DPBAI(math.inf, 10_000, reward_range=(-10, 20)).start(features), lambda arm: float(mean[arm]))
     assert found.arm == 1
-    assert len(found.private_means[0]) == 2  # two arms told of five
-    downward = play(DPBAI(math.inf, 10_000, reward_range=(-10, 20)).start(-features), lambda arm: -float(mean[arm] / 2))
-    assert downward.arm == 0
+    assert list(found.private_means[0]) == [0, 1]  # two arms told of five
+    assert list(found.private_means[0].values()) == pytest.approx([-8.0, 19.0], abs=RANGE_ERROR)
+    # all rewards negative: 0.2 of the first arm's is best, but taken in units of [0, 1] it would be the worst
+    loss = np.array([-9.0, -8.0, -1.8])
+    options = DPBAI(math.inf, 10_000, reward_range=(-10, 0), sizes=(3, 1), design="max-det")
+    below = play(options.start([[1.0], [8 / 9], [0.2]]), lambda arm: float(loss[arm]))
+    assert below.arm == 2
 
 
 def test_pieces_and_wholes_are_the_same():

@@ -130,3 +130,14 @@ def test_what_cannot_be_played_is_refused():
 
 def test_equally_good_arms_are_all_right():
     assert simulate(DPBAI(0.1, 40), LinearArms(np.eye(2), [0.5, 0.5]), 500).error.value == 0.0
+
+
+@pytest.mark.parametrize("count, dim, pulled", [(20, 5, 20), (26, 5, 5), (16, 4, 16), (17, 4, 4), (5, 2, 2)])
+def test_a_phase_pulls_a_collection_where_its_rank_is_below_the_root_of_its_size(count, dim, pulled):
+    features = np.random.default_rng(0).normal(size=(count, dim))
+    plan = DPBAI(1.0, 10_000).plan(features)
+    collection = plan.collect(tuple(range(count)), 0)
+    assert len(collection.arms) == pulled
+    assert collection.pulls == 10_000 // (plan.phases * pulled)
+    found = run_trials(dp_bai_procedure(DPBAI(1.0, 10_000), LinearArms(features, np.full(count, 0.5))), 2)
+    assert np.isfinite(found["released"][:, 0]).sum(1).tolist() == [pulled] * 2

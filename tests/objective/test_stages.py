@@ -52,6 +52,7 @@ def rollouts(n=8):
     streams = {name: (position + i).cos() - 2 for i, name in enumerate(names)}
     streams |= {"value_end": position[:, 0], "advantage_row": position[:, 0], "entropy_prompt": position[:, 0]}
     streams |= {"hidden_prompt": position[:, :3], "hidden_reasoning": position[:, 1:4]}
+    streams["entropy"] = -streams["entropy"]  # no entropy is negative
     correct = torch.arange(n) % 2 == 0
     return Rollouts.of(
         torch.zeros(n, 6, dtype=torch.int64),

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from steersman.core.errors import UserError
-from steersman.decide.privacy import SYSTEM, DiscreteLaplace, FloatLaplace, PrivacyCertificate, SeededBits, compose
+from steersman.decide.privacy import SYSTEM, DiscreteLaplace, FloatLaplace, SeededBits
 from steersman.decide.privacy import laplace as module
 from steersman.decide.privacy.laplace import bernoulli_exp, exact_epsilon, inverse_discrete_laplace, inverse_laplace
 
@@ -84,21 +84,10 @@ def test_epsilon_is_the_decimal_written():
     assert exact_epsilon(0.1) == Fraction(1, 10)
     assert exact_epsilon(np.float64(1e-3)) == Fraction(1, 1000)
     assert DiscreteLaplace(4).scale(0.5) == 8
-    for bad in (0, -1.0, math.nan, math.inf, "1", Fraction(-1, 2)):
+    for bad in (0, -1.0, math.nan, math.inf, "1", True, Fraction(-1, 2)):
         with pytest.raises(UserError, match="epsilon"):
             exact_epsilon(bad)
     with pytest.raises(UserError, match="grid 0"):
         DiscreteLaplace(0)
     with pytest.raises(UserError, match="scale"):
         DiscreteLaplace().laplace_on_integer([1], 0, 1)
-
-
-def test_epsilons_of_experiments_on_the_same_people_add():
-    def one(epsilon, neighbouring="reward"):
-        return PrivacyCertificate(epsilon, 0.0, neighbouring, "m", "b", "operating system", ((2, 5, 2.0),), True, ())
-
-    assert compose([one(0.5), one(0.25)]) == 0.75
-    assert compose([]) == 0
-    with pytest.raises(UserError, match="differ"):
-        compose([one(1), one(1, "row")])
-    assert one(0.5).as_dict()["per_phase"] == ((2, 5, 2.0),)

@@ -100,3 +100,24 @@ def test_a_write_that_fails_leaves_no_entry(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "j").iterdir()] == ["about.json"]
     journal.append(1)
     assert Journal(tmp_path / "j", {}).entries == [1]
+
+
+def test_an_entry_whose_writer_died_before_naming_it_is_taken_over_and_a_torn_one_is_not(tmp_path):
+    journal = Journal(tmp_path / "j", {})
+    journal.append(1)
+    (tmp_path / "j" / "0001.json").rename(tmp_path / "j" / ".0001.json.part")
+    assert Journal(tmp_path / "j", {}).entries == [1]
+    assert (tmp_path / "j" / "0001.json").exists()
+    (tmp_path / "j" / ".0002.json.part").write_text('{"digest":"12')
+    again = Journal(tmp_path / "j", {})
+    assert again.entries == [1]
+    again.append(2)
+    assert [p.name for p in sorted((tmp_path / "j").iterdir())] == ["0001.json", "0002.json", "about.json"]
+
+
+def test_an_entry_that_another_process_is_writing_is_not_written(tmp_path):
+    journal = Journal(tmp_path / "j", {})
+    (tmp_path / "j" / ".0001.json.part").touch()
+    with pytest.raises(RunStopped, match="being written"):
+        journal.append(1)
+    assert (tmp_path / "j" / ".0001.json.part").exists()

@@ -13,6 +13,7 @@ from steersman.cli.decide_profile import profile
 if TYPE_CHECKING:
     from steersman.decide.dp_bai import Recommendation, Run
     from steersman.decide.dp_bai.tables import ArmTable
+    from steersman.decide.privacy import NoiseBackend
 
 app = typer.Typer(help="Decide: an arm under a promise of privacy, or a profile from a survey.", no_args_is_help=True)
 app.command("profile")(profile)
@@ -41,6 +42,9 @@ def arm(
     clip: Annotated[bool, typer.Option("--clip", help="Move rewards outside the range to its ends.")] = False,
     grid: Annotated[int, typer.Option(help="Steps of the range that rewards are rounded to, without bias.", min=1)] = 1,
     rounding: Annotated[str, typer.Option(help="floor or paper.")] = "floor",
+    noise: Annotated[
+        str, typer.Option(help="discrete: exact; opendp: exact, by that package; float: quick, and NOT certified.")
+    ] = "discrete",
     neighbouring: Annotated[str, typer.Option(help="A person owns one reward, or a row: one of each arm.")] = "reward",
     as_json: Annotated[bool, typer.Option("--json", help="Print the state or the result as JSON.")] = False,
 ) -> None:
@@ -48,11 +52,10 @@ def arm(
     from steersman.cli.table import print_json
     from steersman.decide.dp_bai import DPBAI
     from steersman.decide.dp_bai.tables import feed, read_arms, read_rewards
-    from steersman.decide.privacy import DiscreteLaplace
 
     table = read_arms(arms)
     options: Any = DPBAI(
-        epsilon, budget, rounding, DiscreteLaplace(grid), (low, high), "clip" if clip else "raise", neighbouring
+        epsilon, budget, rounding, _noise(noise, grid), (low, high), "clip" if clip else "raise", neighbouring
     )  # type: ignore[arg-type]
     told = read_rewards(rewards, table.names) if rewards else None
     run = options.start(table.features, journal or arms.with_name(f"{arms.stem}-journal"))
@@ -72,6 +75,16 @@ def arm(
         print_json(found)
     else:
         _show(found)
+
+
+def _noise(name: str, grid: int) -> "NoiseBackend":
+    from steersman.core.errors import UserError
+    from steersman.decide.privacy import DiscreteLaplace, FloatLaplace, OpenDPLaplace
+
+    kinds: Any = {"discrete": DiscreteLaplace, "opendp": OpenDPLaplace, "float": FloatLaplace}
+    if name not in kinds:
+        raise UserError(repr(name), where="--noise", allowed=", ".join(kinds))
+    return kinds[name](grid)
 
 
 def _ask(run: "Run", table: "ArmTable") -> dict[int, int]:

@@ -4,7 +4,7 @@ Two uses that must not be confused. *Simulation*: a procedure is a function of `
 function of (seed, purpose, replication, position, step); results do not depend on how replications are batched.
 *Real use*: the noise that protects people comes from the operating system, and what it was added to is written to a
 `Journal` before anything is decided by it; an entry exists once, so a crash resumes from what was written and never
-draws the noise of an entry a second time. Leaves out: what a procedure decides (`decide`), and exact enumerators, which
+draws the noise of an entry a second time once any of it could be seen. Leaves out: what a procedure decides (`decide`), and exact enumerators, which
 stand beside the procedures they check.
 """
 
@@ -101,7 +101,9 @@ class Journal:
 
     The folder holds ``about.json`` (what experiment this is) and ``0001.json``, ``0002.json``, ... An entry comes into
     being whole, by linking a finished file to its name, which fails if the name exists: two processes that resume the
-    same experiment cannot both write an entry, and none is ever replaced.
+    same experiment cannot both write an entry, and none is ever replaced. Until then it is ``.0001.json.part``. If a
+    process dies there, the experiment goes on with what that file holds, as it can be read; a second draw beside it
+    would tell more than one.
 
     Args:
         folder: where; made if it is not there.
@@ -119,7 +121,7 @@ class Journal:
             if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
                 raise UserError("holds files, but no journal", where=str(folder), cure="Name a new or empty folder.")
             with suppress(FileExistsError):  # another process made it in this moment; it is compared below
-                _write_once(head, {"about": about, "digest": digest(about)})
+                _write_once(head, {"about": about, "digest": digest(about)}, None)
         if canonical(_read(head, "about")) != canonical(about):
             raise UserError(
                 "is the journal of another experiment: its options or arms differ",
@@ -127,6 +129,25 @@ class Journal:
                 cure="Continue with the options it was begun with, or name a new folder.",
             )
         self.entries: list[Any] = [_read(p, "entry") for p in self._files()]
+        self._recover()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:04d}.json"
+
+    def _recover(self) -> None:
+        """Take over the entry that a process wrote and died before naming, and clear away what is left of others."""
+        path = self._path(len(self.entries) + 1)
+        part = _part(path)
+        if part.exists():
+            with suppress(CorruptFile):  # cut short: it was never whole on disk
+                entry = _read(part, "entry")
+                with suppress(FileExistsError):  # its writer is alive after all and has just named it
+                    os.link(part, path)
+                    _sync(self.folder)
+                self.entries.append(entry)
+        for left in self.folder.glob(".*.json.part"):
+            with suppress(FileNotFoundError):
+                left.unlink()
 
     def _files(self) -> list[Path]:
         found = sorted(p for p in self.folder.iterdir() if re.fullmatch(r"\d{4,}\.json", p.name))
@@ -141,33 +162,39 @@ class Journal:
         Raises:
             RunStopped: that entry exists already (another process wrote it), or the disk refuses.
         """
-        path = self.folder / f"{len(self.entries) + 1:04d}.json"
+        path = self._path(len(self.entries) + 1)
         try:
-            _write_once(path, {"entry": entry, "digest": digest(entry)})
+            _write_once(path, {"entry": entry, "digest": digest(entry)}, _part(path))
         except FileExistsError:
             raise RunStopped(
-                f"{path} exists: another process has drawn this noise already, and it is not drawn twice.\n"
+                f"{path} is or is being written: another process has drawn this noise, and it is not drawn twice.\n"
                 "       Start again; the experiment goes on from what was written."
             ) from None
         self.entries.append(entry)
 
 
-def _write_once(path: Path, value: Any) -> None:
-    """Write JSON whole and durably under a name that must not exist (FileExistsError if it does)."""
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _write_once(path: Path, value: Any, part: Path | None) -> None:
+    """Write JSON whole and durably under a name that must not exist (FileExistsError if it does).
+
+    `part` is its name until then, which must not exist either, so that nobody writes it twice at once; None for any.
+    """
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(canonical(value) + "\n")
-            file.flush()
+        if part is None:
+            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        else:
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            temporary = str(part)
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            _write_all(file.fileno(), f"{canonical(value)}\n".encode())
             os.fsync(file.fileno())
         os.link(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
     except FileExistsError:
         raise
     except OSError as error:
@@ -176,6 +203,20 @@ def _write_once(path: Path, value: Any) -> None:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _read(path: Path, key: str) -> Any:

@@ -21,7 +21,7 @@ from steersman.decide.dp_bai.phases import Rounding
 from steersman.decide.dp_bai.plan import Design, Plan, make_plan
 from steersman.decide.privacy.bits import SYSTEM, Bits
 from steersman.decide.privacy.certificate import Neighbouring, PrivacyCertificate
-from steersman.decide.privacy.laplace import DiscreteLaplace, FloatLaplace, exact_epsilon
+from steersman.decide.privacy.laplace import DiscreteLaplace, NoiseBackend, exact_epsilon
 from steersman.store.files import digest
 from steersman.train.trial import Journal, Procedure
 
@@ -72,7 +72,7 @@ class DPBAI:
         epsilon: > 0; infinity means no noise and no promise.
         budget: T, the most trials.
         rounding: "floor" (never more than T) or the "paper"'s, refused where it could exceed T.
-        noise: `DiscreteLaplace` (exact) or `FloatLaplace` (uncertified).
+        noise: `DiscreteLaplace` (exact), `OpenDPLaplace` (exact, by that package) or `FloatLaplace` (uncertified).
         reward_range: (low, high) that every reward is known to lie in.
         on_out_of_range: "raise", or "clip" to the range. NaN is always refused.
         neighbouring: "reward" = a person owns one reward; "row" = the n-th reward of every arm, for which the same
@@ -85,7 +85,7 @@ class DPBAI:
     epsilon: float
     budget: int
     rounding: Rounding = "floor"
-    noise: DiscreteLaplace | FloatLaplace = EXACT
+    noise: NoiseBackend = EXACT
     reward_range: tuple[float, float] = (0.0, 1.0)
     on_out_of_range: Literal["raise", "clip"] = "raise"
     neighbouring: Neighbouring = "reward"
@@ -96,8 +96,10 @@ class DPBAI:
     def __post_init__(self) -> None:
         if self.epsilon != math.inf:
             exact_epsilon(self.epsilon)
-        if not isinstance(self.budget, int) or self.budget < 0:
+        if not isinstance(self.budget, int) or isinstance(self.budget, bool) or self.budget < 0:
             raise UserError(f"budget {self.budget!r}", allowed="a whole number of trials")
+        if not hasattr(self.noise, "laplace_on_integer"):
+            raise UserError(f"noise {self.noise!r}", allowed="DiscreteLaplace(), OpenDPLaplace() or FloatLaplace()")
         low, high = self.reward_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise UserError(f"reward range {self.reward_range}", allowed="two finite numbers, the lower first")
@@ -136,6 +138,8 @@ class Run:
     """One experiment: `ask`, `tell`, and at the end `result`. Made by `DPBAI.start`."""
 
     def __init__(self, options: DPBAI, features: npt.ArrayLike, journal: Path | None, bits: Bits) -> None:
+        if bits.seeded and not options.noise.seedable:
+            raise UserError(f"seeded bits with {options.noise.name}", allowed="the operating system's, which it draws")
         self._options, self._bits = options, bits
         self._plan = options.plan(features)
         self._history: list[tuple[int, ...]] = [tuple(range(len(self._plan.points)))]

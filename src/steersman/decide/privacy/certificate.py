@@ -1,14 +1,10 @@
 """What is promised about privacy, to whom, and on what assumptions; no promise is made that was not proved.
 
-Leaves out: checking the promise by experiment (`audit`).
+Leaves out: checking the promise by experiment (`auditing`), and adding promises up (`accounting`).
 """
 
-import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
-
-from steersman.core.errors import UserError
 
 Neighbouring = Literal["reward", "row"]
 
@@ -42,23 +38,3 @@ class PrivacyCertificate:
     def as_dict(self) -> dict[str, Any]:
         """The certificate as JSON values."""
         return asdict(self)
-
-
-def compose(certificates: Iterable[PrivacyCertificate]) -> float:
-    """Epsilon of all of several experiments on the same people: the sum (basic composition).
-
-    Args:
-        certificates: of experiments that may have been chosen one after the other.
-
-    Returns:
-        The sum of their epsilons; 0 for none.
-
-    Raises:
-        UserError: certificates that differ in what one person may change.
-
-    Source: Dwork et al. 2006. Tighter accounting (Renyi, zero-concentrated) is not offered.
-    """
-    found = list(certificates)
-    if len({c.neighbouring for c in found}) > 1:
-        raise UserError("certificates differ in what one person may change", cure="Add only those that agree.")
-    return math.fsum(c.epsilon for c in found)

@@ -2,21 +2,52 @@
 
 Textbook Laplace noise in floating point is not differentially private when the noisy numbers are seen, since their last
 bits tell which sums are possible. `DiscreteLaplace` never uses a floating-point number. Source of the sampler: Canonne,
-Kamath and Steinke, "The Discrete Gaussian for Differential Privacy", 2020, algorithm 2. Leaves out: who adds the noise
-to what (`decide.dp_bai`).
+Kamath and Steinke, "The Discrete Gaussian for Differential Privacy", 2020, algorithm 2. Leaves out: the sampler of OpenDP
+(`by_opendp`), and who adds the noise to what (`decide.dp_bai`).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from steersman.core.errors import UserError
 from steersman.decide.privacy.bits import SYSTEM, Bits
+
+
+class NoiseBackend(Protocol):
+    """A way of drawing Laplace noise: `DiscreteLaplace`, `by_opendp.OpenDPLaplace` or `FloatLaplace`.
+
+    Args:
+        grid: m >= 1: rewards lie on 0, 1/m, ..., 1, and sums are counted in steps of 1/m.
+        name: for certificates and journals.
+        certified: whether its law holds to the last bit.
+        seedable: whether it draws from the bits it is given, or only from the operating system's.
+    """
+
+    @property
+    def grid(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def certified(self) -> bool: ...
+
+    @property
+    def seedable(self) -> bool: ...
+
+    def scale(self, epsilon: float | Fraction) -> Fraction:
+        """The scale for a whole-number sum, of which one reward moves m."""
+
+    def laplace_on_integer(
+        self, sums: Sequence[int], scale_num: int, scale_den: int, bits: Bits = SYSTEM
+    ) -> list[int] | list[float]:
+        """Each sum with noise of its own, of scale scale_num / scale_den."""
 
 
 def exact_epsilon(epsilon: float | Fraction) -> Fraction:
@@ -27,7 +58,7 @@ def exact_epsilon(epsilon: float | Fraction) -> Fraction:
     """
     if isinstance(epsilon, Fraction):
         found = epsilon
-    elif not isinstance(epsilon, int | float) or not math.isfinite(epsilon):
+    elif not isinstance(epsilon, int | float) or isinstance(epsilon, bool) or not math.isfinite(epsilon):
         raise UserError(f"epsilon {epsilon!r}", allowed="a finite number above 0")
     else:
         found = Fraction(repr(float(epsilon)))
@@ -78,9 +109,10 @@ class DiscreteLaplace:
     grid: int = 1
     name: ClassVar[str] = "discrete Laplace in exact arithmetic"
     certified: ClassVar[bool] = True
+    seedable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_grid(self.grid)
+        check_grid(self.grid)
 
     def scale(self, epsilon: float | Fraction) -> Fraction:
         """m / epsilon, the scale for a whole-number sum of rewards on the grid."""
@@ -88,7 +120,7 @@ class DiscreteLaplace:
 
     def laplace_on_integer(self, sums: Sequence[int], scale_num: int, scale_den: int, bits: Bits = SYSTEM) -> list[int]:
         """Each sum with noise of its own, of scale scale_num / scale_den."""
-        scale = _scale(scale_num, scale_den)
+        scale = checked_scale(scale_num, scale_den)
         return [int(s) + discrete_laplace(scale, bits) for s in sums]
 
     @staticmethod
@@ -109,9 +141,10 @@ class FloatLaplace:
     grid: int = 1
     name: ClassVar[str] = "Laplace in floating point"
     certified: ClassVar[bool] = False
+    seedable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_grid(self.grid)
+        check_grid(self.grid)
 
     def scale(self, epsilon: float | Fraction) -> Fraction:
         """m / epsilon, as in `DiscreteLaplace`."""
@@ -121,7 +154,7 @@ class FloatLaplace:
         self, sums: Sequence[int], scale_num: int, scale_den: int, bits: Bits = SYSTEM
     ) -> list[float]:
         """Each sum with noise of its own, of scale scale_num / scale_den: 53 bits put through the inverse CDF."""
-        scale = float(_scale(scale_num, scale_den))
+        scale = float(checked_scale(scale_num, scale_den))
         u = np.array([(bits.below(2**53) + 0.5) * 2.0**-53 for _ in sums])
         return [float(x) for x in np.asarray(sums, np.float64) + inverse_laplace(u, scale)]
 
@@ -142,12 +175,14 @@ def inverse_discrete_laplace(u: npt.NDArray[np.float64], scale: float) -> npt.ND
     return np.where(u < 0.5, -1, 1) * np.maximum(size, 0.0)
 
 
-def _check_grid(grid: int) -> None:
-    if not isinstance(grid, int) or grid < 1:
+def check_grid(grid: int) -> None:
+    """Refuse a grid that is not a whole number of steps."""
+    if not isinstance(grid, int) or isinstance(grid, bool) or grid < 1:
         raise UserError(f"grid {grid!r}", allowed="a whole number of at least 1")
 
 
-def _scale(num: int, den: int) -> Fraction:
+def checked_scale(num: int, den: int) -> Fraction:
+    """num / den, refused if it is no scale."""
     if num < 1 or den < 1:
         raise UserError(f"a scale of {num}/{den}", allowed="two whole numbers of at least 1")
     return Fraction(num, den)

@@ -80,16 +80,21 @@ class Form:
     """Which divergence of the policy's next-token distribution p from another one q (`objective.divergence`).
 
     Args:
-        kind: reverse_kl = KL(p || q), forward_kl = KL(q || p), jsd = Jensen-Shannon with weight `beta` of q.
+        kind: reverse_kl = KL(p || q), forward_kl = KL(q || p), jsd = Jensen-Shannon with weight `beta` of q, sampled =
+            log p - log q of the token that was drawn, whose gradient is in expectation that of reverse_kl.
         beta: of jsd, in (0, 1).
-        top_k: the k likeliest tokens of p one by one and all others as one; None = the whole vocabulary.
+        top_k: the k likeliest tokens one by one and all others as one; None = the whole vocabulary.
         impossible: what becomes of tokens to which q gives no chance at all: an error, or left out of p and q.
+        of: whose likeliest tokens top_k counts, those of p or of q.
+        tail: whether the others count, as one; without them p and q are those of the k alone.
     """
 
-    kind: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
+    kind: Literal["reverse_kl", "forward_kl", "jsd", "sampled"] = "reverse_kl"
     beta: float = 0.5
     top_k: int | None = None
     impossible: Literal["refuse", "leave_out"] = "refuse"
+    of: Literal["policy", "teacher"] = "policy"
+    tail: bool = True
 
 
 @dataclass(frozen=True, slots=True)

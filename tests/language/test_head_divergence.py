@@ -15,13 +15,14 @@ from steersman.core import noise
 from steersman.core.component import Form
 from steersman.core.errors import UserError
 from steersman.language.head_divergence import Head, token_divergence
-from steersman.objective.divergence import divergence, entropy
+from steersman.objective.divergence import divergence, entropy, sampled_unchecked
 
 FLOAT32 = 1e-5
 """Relative to the largest: sums of about a hundred float32 terms."""
 BFLOAT16 = 2e-2
 """Gradients come back rounded to 8 bits."""
-FORMS = (Form(), Form("forward_kl"), Form("jsd", 0.3), Form(top_k=5))
+FORMS = (Form(), Form("forward_kl"), Form("jsd", 0.3), Form(top_k=5), Form("jsd", top_k=4, of="teacher", tail=False),
+         Form("sampled"))  # fmt: skip
 OPTIONS = {
     "plain": {},
     "temperature": {"temperature": 0.7},
@@ -53,6 +54,13 @@ def naive(leaves: list[Tensor], other: Head, options: dict[str, float]) -> tuple
     return z / options.get("temperature", 1.0), other.hidden.double() @ other.weight.double().T
 
 
+def exact(z: Tensor, y: Tensor, drawn: Tensor, form: Form) -> Tensor:
+    """A divergence of whole logits."""
+    if form.kind == "sampled":
+        return sampled_unchecked(z, y, drawn)
+    return divergence(z, y, form.kind, form.beta, form.top_k, form.of, form.tail)
+
+
 def close(found: Tensor, wanted: Tensor, most: float = FLOAT32) -> bool:
     return float((found.detach().double() - wanted.detach()).abs().max()) <= most * max(
         1.0, float(wanted.detach().abs().max())
@@ -68,7 +76,7 @@ def test_equals_whole_logits_forward_and_backward(options, chunk, dtype):
     targets = torch.arange(37) * 3 % 101
     values, logp, spread = token_divergence(Head(*leaves, **options), other, targets, FORMS, chunk)
     z, y = naive(copies, other, options)
-    wanted = [divergence(z, y, f.kind, f.beta, f.top_k) for f in FORMS]
+    wanted = [exact(z, y, targets, f) for f in FORMS]
     for a, b in zip([*values, spread], [*wanted, entropy(z)], strict=True):
         assert a.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert close(a, b)
@@ -177,8 +185,27 @@ def test_no_tensor_of_all_tokens_by_the_vocabulary_is_ever_alive():
     assert plain.most == tokens * vocabulary  # the hook sees what it is there for
 
 
-@pytest.mark.parametrize("form", [Form("kl"), Form("jsd", 1.0), Form(top_k=0)])
+@pytest.mark.parametrize(
+    "form", [Form("kl"), Form("jsd", 1.0), Form(top_k=0), Form("sampled", top_k=2), Form(top_k=2, of="both")]
+)
 def test_bad_forms(form):
     leaves, other = models(2, 3, 2)
     with pytest.raises(UserError):
         token_divergence(Head(*leaves), other, torch.zeros(2, dtype=torch.int64), (form,))
+
+
+def test_a_drawn_token_that_the_other_excludes():
+    """Infinite, or left out: then it tells nothing and pulls nowhere."""
+    z = draw(3, 5, name="z").requires_grad_()
+    y = draw(3, 5, name="y")
+    y[1, 2], targets = -torch.inf, torch.tensor([0, 2, 4])
+    refused = token_divergence(Head(z), Head(y), targets, (Form("sampled"),))[0][0]
+    assert torch.isinf(refused).tolist() == [False, True, False]
+    left = token_divergence(Head(z), Head(y), targets, (Form("sampled", impossible="leave_out"),))[0][0]
+    left.sum().backward()
+    assert float(left[1]) == 0
+    assert not z.grad[1].any()
+    assert bool(torch.isfinite(z.grad).all())
+    assert z.grad[0].any()
+    spare = token_divergence(Head(z), Head(y[:, :4]), targets, (Form("sampled"),), shared=4)[0][0]
+    assert torch.isinf(spare).tolist() == [False, True, True]

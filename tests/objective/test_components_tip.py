@@ -4,19 +4,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from steersman.core.component import Moment, check_pipeline
+from steersman.core.component import Form, Moment, check_pipeline
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.objective.components_tip import NEEDS, SelectTokens
 from steersman.objective.divergence import divergence, entropy
 from steersman.objective.select.noise import token_noise
-from steersman.objective.select.tokens import RULES, in_loss, scores, select, weigh
+from steersman.objective.select.tokens import RULES, in_loss, sampling_weights, scores, select, unbiased, weigh
 
 ROUNDING = 1e-6  # float32
 GRADIENT = 1e-10  # float64
 N, L, V = 12, 9, 7
 AT = Moment(seed=3, step=4, total=11)
 ALL_STREAMS = ("entropy", "divergence", "divergence_forward")
+DRAWN = {"rule": "entropy", "mode": "sample", "keep": 0.3}
 
 
 def rollouts(n=N, seed=0):
@@ -29,6 +30,7 @@ def rollouts(n=N, seed=0):
     valid[5] = False
     ids = torch.randint(0, V, (n, L), generator=generator)
     streams = {name: torch.rand(n, L, generator=generator).square() * 3 for name in ALL_STREAMS}
+    streams["divergence_jsd"] = torch.rand(n, L, generator=generator) * 0.6
     known = {"group": torch.arange(n) // 3, "valid": valid, "streams": streams, "forced": forced}
     return Rollouts.of(ids, length, torch.full((n,), 2), **known)
 
@@ -141,6 +143,46 @@ def test_the_loss_on_kept_tokens_has_the_gradient_of_those_rows_rescaled():
     assert torch.allclose(gradient(kept), wanted, atol=GRADIENT)
 
 
+@pytest.mark.parametrize("scope", ["batch", "sequence"])
+@pytest.mark.parametrize(("alpha", "gamma"), [(1.0, 0.0), (2.0, 0.0), (1.0, 1.0), (0.5, 2.0)])
+def test_draws_are_by_powers_of_entropy_and_divergence(alpha, gamma, scope):
+    batch = rollouts()
+    mask, luck = in_loss(batch), token_noise(batch, AT, "tip/tokens")
+    weight = sampling_weights(batch.streams["entropy"], batch.streams["divergence_jsd"], alpha, gamma, mask=mask)
+    wanted = select(weight, mask, 0.3, "sample", scope, luck, 0)
+    stage = SelectTokens(**DRAWN, alpha=alpha, gamma=gamma, scope=scope)
+    out, told = stage(batch, AT)
+    assert torch.equal(out.streams["token_weight"], wanted.float())
+    assert told["score_kept"] == pytest.approx(float(weight[wanted].sum()), rel=ROUNDING)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(stage(batch.index(order), AT)[0].streams["token_weight"], wanted.float()[order])
+    assert torch.equal(stage(batch.widen(L + 5), AT)[0].streams["token_weight"][:, :L], wanted.float())
+
+
+def test_the_divergence_of_draws_is_a_pass_of_the_stage():
+    assert SelectTokens(**DRAWN, alpha=3.0).passes() == ()
+    assert SelectTokens(**{**DRAWN, "keep": 1.0}, gamma=1.0).passes() == ()
+    (plain,), (cut,) = (SelectTokens(**DRAWN, gamma=1.0, jsd_top_k=k).passes() for k in (None, 16))
+    assert (plain.stream, plain.by, plain.quantity, plain.before) == ("divergence_jsd", "teacher", "divergence", None)
+    assert (plain.form.kind, plain.form.beta, plain.form.top_k) == ("jsd", 0.5, None)
+    assert cut.form == Form("jsd", top_k=16, of="teacher", tail=False)
+    assert SelectTokens(**DRAWN, gamma=1.0).needs == ("entropy",)
+    check_pipeline([SelectTokens(**DRAWN, gamma=1.0)], ["entropy"])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
+def test_unbiased_draws_weigh_what_they_stand_for(gamma):
+    batch, stage = rollouts(), SelectTokens(**DRAWN, gamma=gamma, unbiased=True)
+    out, told = stage(batch, AT)
+    mask, luck, h = in_loss(batch), token_noise(batch, AT, "tip/tokens"), batch.streams["entropy"]
+    weight = sampling_weights(h, batch.streams["divergence_jsd"], 1, gamma, mask=mask)
+    wanted = unbiased(weight, mask, 0.3, "batch", luck)
+    assert torch.allclose(out.streams["token_weight"], wanted.float(), rtol=ROUNDING)
+    assert told["tokens_out"] == int((wanted != 0).sum()) == int(0.3 * int(mask.sum()))
+    plain = SelectTokens(**DRAWN, gamma=gamma)(batch, AT)[0]
+    assert torch.equal(in_loss(out), in_loss(plain))
+
+
 def test_needs_follow_the_rule():
     for rule, names in NEEDS.items():
         stage = SelectTokens(rule=rule)
@@ -160,6 +202,14 @@ def test_needs_follow_the_rule():
         ({"scope": "microbatch"}, "cut to fit into memory"),
         ({"anchor": 1.0}, "anchor"),
         ({"entropy_clip_quantile": 0.0}, "entropy_clip_quantile"),
+        ({"gamma": 1.0}, 'set rule = "entropy" and mode = "sample"'),
+        ({"rule": "entropy", "alpha": 2.0}, 'set rule = "entropy" and mode = "sample"'),
+        ({**DRAWN, "alpha": -1.0}, "alpha"),
+        ({**DRAWN, "gamma": 20.0}, "gamma"),
+        ({**DRAWN, "jsd_top_k": 5}, "gamma = 0 does not read"),
+        ({**DRAWN, "gamma": 1.0, "jsd_top_k": 0}, "jsd_top_k"),
+        ({"unbiased": True}, 'set mode = "sample"'),
+        ({**DRAWN, "unbiased": True, "anchor": 0.1}, "leave anchor out"),
     ],
 )
 def test_bad_settings(values, match):

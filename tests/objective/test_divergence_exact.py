@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steersman.core.errors import UserError
 from steersman.core.noise import generator
-from steersman.objective.divergence import divergence, entropy
+from steersman.objective.divergence import FORMS, check_form, divergence, entropy, sampled_unchecked
 
 FLOAT32 = 1e-6  # what tip.md asks of float32 against float64
 EXACT = 1e-12  # float64 algebra
@@ -115,6 +115,33 @@ def test_the_tail_is_one_token_more(kind):
     assert bool(torch.isfinite(saturated.grad).all())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_teachers_likeliest_alone(kind):
+    z, y = logits(12), logits(13)
+    chosen = y.topk(3).indices
+    alone = [x.softmax(-1).gather(-1, chosen) for x in (z, y)]
+    wanted = textbook(*((p / p.sum(-1, keepdim=True)).log() for p in alone), kind)
+    assert torch.allclose(divergence(z, y, kind, top_k=3, of="teacher", tail=False), wanted, atol=EXACT, rtol=0)
+    with_tail = divergence(z, y, kind, top_k=3, of="teacher")
+    assert bool((with_tail <= divergence(z, y, kind) + EXACT).all())
+    assert not torch.allclose(with_tail, divergence(z, y, kind, top_k=3), atol=FLOAT32)
+    assert torch.equal(divergence(z, y, kind, top_k=9, of="teacher", tail=False), divergence(z, y, kind))
+
+
+def test_the_token_that_was_drawn_tells_the_reverse_kl_on_average():
+    """Enumerated over the vocabulary: the value is KL(p || q) and the gradient its gradient."""
+    z, y = logits(16, 5, 7).requires_grad_(), logits(17, 5, 7)
+    drawn = torch.arange(7).expand(5, 7)
+    each = sampled_unchecked(z[:, None].expand(5, 7, 7), y[:, None].expand(5, 7, 7), drawn)
+    p = z.detach().softmax(-1)
+    mean, whole = (p * each).sum(-1), divergence(z, y)
+    assert torch.allclose(mean, whole, atol=EXACT, rtol=0)
+    (got,), (wanted,) = (torch.autograd.grad(x.sum(), z) for x in (mean, whole))
+    assert torch.allclose(got, wanted, atol=EXACT, rtol=0)
+    g = (z.log_softmax(-1) - y.log_softmax(-1)).detach()
+    assert torch.allclose(each, g, atol=EXACT, rtol=0)
+
+
 def test_excluded_tokens():
     z = torch.tensor([[0.0, 0.0, -math.inf]], requires_grad=True)
     for kind in KINDS:
@@ -151,6 +178,9 @@ PLAIN = torch.zeros(1, 2)
         (lambda: divergence(PLAIN, PLAIN, "jsd", 0.0), "0 < beta < 1"),
         (lambda: divergence(PLAIN, PLAIN, "jsd", 1.0), "0 < beta < 1"),
         (lambda: divergence(PLAIN, PLAIN, top_k=0), "top_k is 0"),
+        (lambda: divergence(PLAIN, PLAIN, top_k=1, of="student"), "of: is 'student'"),
+        (lambda: divergence(PLAIN, PLAIN, "sampled"), "unknown divergence 'sampled'"),
+        (lambda: check_form("sampled", 0.5, 3, names=FORMS), "reads the token that was drawn"),
         (lambda: divergence(NAN, PLAIN), r"student_logits: hold nan at \[0\]"),
         (lambda: divergence(PLAIN, NAN), r"teacher_logits: hold nan"),
         (lambda: divergence(INF, PLAIN), "student_logits: hold inf"),

@@ -42,6 +42,7 @@ STREAMS: dict[str, Stream] = {
     ),
     "divergence": Stream("N L", "nats", "a loss that distils", False, "KL(policy || teacher) at a token"),
     "divergence_forward": Stream("N L", "nats", "a loss that distils", False, "KL(teacher || policy) at a token"),
+    "divergence_jsd": Stream("N L", "nats", "a teacher", False, "Jensen-Shannon divergence of policy and teacher"),
     "taught": Stream("N", "1", "a loss that distils", False, "1 = a teacher can judge the row, 0 = it cannot"),
     "hidden": Stream("N L D", "1", "hidden-state capture", True, "hidden state that predicts the token"),
     "hidden_prompt": Stream("N D", "1", "hidden-state capture", True, "mean hidden state of the prompt's last tokens"),

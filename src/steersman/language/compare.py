@@ -189,7 +189,10 @@ def _blame(policy: Head, other: Side, here: slice, form: Form, shared: int | Non
         if not bool(torch.isfinite(logits.amax())):
             raise UserError(f"{name} gives logits that are {float(logits.amax())}", where=where)
     first, second, logits = (who, "the policy", z) if form.kind == "forward_kl" else ("the policy", who, y)
-    token = int((logits == -torch.inf).nonzero()[0, 1])
+    never = (logits == -torch.inf).nonzero()
+    if not len(never):  # the policy drew one of its spare ids
+        raise UserError(f"the policy drew a token that {who} does not have", where=where)
+    token = int(never[0, 1])
     what = f"{second} gives token {token} no chance at all and {first} some, so that {form.kind} is infinite"
     cure = 'Use jsd, or impossible = "leave_out", which takes such tokens out of both.'
     raise UserError(what, where=where, cure=cure)

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from steersman.core.component import Form
 from steersman.core.errors import UserError
-from steersman.objective.divergence import check_form, divergence_unchecked
+from steersman.objective.divergence import FORMS, SAMPLED, check_form, divergence_unchecked, sampled_unchecked
 
 CPU_CHUNK_BYTES = 16 << 20
 """Logits of one model at a time on a CPU; about eight tensors of this size are alive at once."""
@@ -93,6 +93,30 @@ class Head:
         return self.shaped(self.raw(here))
 
 
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Two sides as one: q is proportional to first^(1 - share) second^share, a mean of log-probabilities.
+
+    Args:
+        first, second: at the same tokens; of spare ids that only one has nothing is said.
+        share: of the second, in (0, 1).
+    """
+
+    first: Side
+    second: Side
+    share: float
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that both have."""
+        return min(self.first.vocabulary, self.second.vocabulary)
+
+    def logits(self, here: slice) -> Tensor:
+        """Means of the logits at the tokens `here`; what one side excludes is excluded."""
+        a, b = (side.logits(here)[:, : self.vocabulary] for side in (self.first, self.second))
+        return (1 - self.share) * a + self.share * b
+
+
 def token_divergence(
     policy: Head,
     other: Side,
@@ -127,7 +151,7 @@ def token_divergence(
         what = f"the policy's vocabulary has {policy.vocabulary} tokens, that of the other {other.vocabulary}"
         raise UserError(what, where="divergence", cure="Both must use the same tokenizer.")
     for form in forms:
-        check_form(form.kind, form.beta, form.top_k)
+        check_form(form.kind, form.beta, form.top_k, form.of, FORMS)
     if chunk_bytes is None:
         chunk_bytes = CPU_CHUNK_BYTES if policy.hidden.device.type == "cpu" else GPU_CHUNK_BYTES
     rows = max(1, chunk_bytes // (policy.dtype.itemsize * policy.vocabulary))
@@ -135,13 +159,25 @@ def token_divergence(
     return tuple(out[:-2]), out[-2], out[-1]
 
 
-def _values(z: Tensor, y: Tensor, forms: tuple[Form, ...], shared: int | None) -> list[Tensor]:
+def _values(z: Tensor, y: Tensor, drawn: Tensor, forms: tuple[Form, ...], shared: int | None) -> list[Tensor]:
     """Divergences of a chunk from the logits of both."""
     z, y, found = z[:, :shared], y[:, :shared], []
     for form in forms:
         p = z.masked_fill(y == -torch.inf, -torch.inf) if form.impossible == "leave_out" else z
-        found.append(divergence_unchecked(p, y, form.kind, form.beta, form.top_k))
+        if form.kind == SAMPLED:
+            found.append(_of_drawn(p, y, drawn, form.impossible == "leave_out"))
+        else:
+            found.append(divergence_unchecked(p, y, form.kind, form.beta, form.top_k, form.of, form.tail))
     return found
+
+
+def _of_drawn(z: Tensor, y: Tensor, drawn: Tensor, leave_out: bool) -> Tensor:
+    """`sampled_unchecked`; a token that only the policy has is as one to which the other gives no chance."""
+    both = drawn < y.shape[1]
+    drawn = torch.where(both, drawn, 0)
+    alone = ~both | (y.gather(1, drawn[:, None])[:, 0] == -torch.inf)
+    found = sampled_unchecked(z, y, torch.where(alone, y.argmax(1), drawn))  # of those a number, whose gradient is 0
+    return torch.where(alone, torch.zeros_like(found) if leave_out else torch.full_like(found, torch.inf), found)
 
 
 def _chunks(tokens: int, rows: int) -> list[slice]:
@@ -165,7 +201,7 @@ class _TokenDivergence(torch.autograd.Function):
         shared: int | None,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(hidden, weight, bias)
-        ctx.shared = shared
+        ctx.shared, ctx.targets = shared, targets
         ctx.shape, ctx.other, ctx.forms, ctx.rows = (
             (policy.scale, policy.softcap, policy.temperature),
             other,
@@ -176,7 +212,9 @@ class _TokenDivergence(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for here in _chunks(len(hidden), rows):
                 z = policy.logits(here)
-                for whole, part in zip(values, _values(z, other.logits(here), forms, shared), strict=False):
+                for whole, part in zip(
+                    values, _values(z, other.logits(here), targets[here], forms, shared), strict=False
+                ):
                     whole[here] = part
                 log_p = z.log_softmax(-1)
                 values[-2][here] = log_p.gather(1, targets[here, None])[:, 0]
@@ -196,7 +234,9 @@ class _TokenDivergence(torch.autograd.Function):
             for here in _chunks(len(hidden), ctx.rows):
                 with torch.enable_grad():
                     raw = policy.raw(here).detach().requires_grad_()
-                    found = _values(policy.shaped(raw), ctx.other.logits(here), ctx.forms, ctx.shared)
+                    found = _values(
+                        policy.shaped(raw), ctx.other.logits(here), ctx.targets[here], ctx.forms, ctx.shared
+                    )
                 (pull,) = torch.autograd.grad(found, raw, [g[here] for g in grads[:-2]])
                 sums.add(here, pull)
         return *sums.result(), *(None,) * 6

@@ -8,18 +8,33 @@ Source: arXiv 2604.14084.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+import torch
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from steersman.core.component import START, Moment, Stage
+from steersman.core.component import START, Form, Moment, Pass, Stage
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.objective.components_reward import Metrics, share
 from steersman.objective.select import ranks
 from steersman.objective.select.noise import token_noise
-from steersman.objective.select.tokens import Rule, SelectMode, in_and_out, in_loss, scores, select, weigh
+from steersman.objective.select.tokens import (
+    LEAST_WEIGHT,
+    MOST_POWER,
+    Rule,
+    SelectMode,
+    in_and_out,
+    in_loss,
+    sampling_weights,
+    scores,
+    select,
+    unbiased,
+    weigh,
+)
 
 Part = Annotated[float, Field(gt=0, le=1)]
+Power = Annotated[float, Field(ge=0, le=MOST_POWER)]
+JSD = "divergence_jsd"
 NEEDS: dict[str, tuple[str, ...]] = {
     "soft_or": ("entropy", "divergence"),
     "entropy": ("entropy",),
@@ -41,6 +56,9 @@ class SelectTokens(Stage):
     Entropy and divergence are those at rollout weights; every update that the rollouts serve has the same tokens. What
     is kept does not depend on micro-batches, padding or the order of rows: equal scores, and scores that differ by
     rounding (`ranks.coarse`), are ordered by noise that follows the tokens.
+
+    Under rule "entropy" and mode "sample" tokens are drawn in proportion to entropy^alpha J^gamma (`sampling_weights`);
+    J, the Jensen-Shannon divergence from the teacher, is a pass of this stage's own.
     """
 
     gives = ("token_weight",)
@@ -52,6 +70,10 @@ class SelectTokens(Stage):
     entropy_clip_quantile: Part | None = Field(0.98, description="entropies are cut here; absent = not at all")
     divergence_clip_quantile: Part | None = Field(None, description="the same for divergences")
     anchor: float = Field(0.0, ge=0, lt=1, description="share of the other tokens that is kept too, at random")
+    alpha: Power = Field(1.0, description="power of the entropy where tokens are drawn by it")
+    gamma: Power = Field(0.0, description="power of the Jensen-Shannon divergence there; 0 = not read")
+    jsd_top_k: int | None = Field(None, ge=1, description="that divergence of the teacher's k likeliest tokens alone")
+    unbiased: bool = Field(False, description="drawn tokens weighed so that the mean estimates that of all tokens")
 
     @field_validator("scope", mode="before")
     @classmethod
@@ -63,30 +85,70 @@ class SelectTokens(Stage):
                 raise ValueError(str(error)) from error
         return scope
 
+    @model_validator(mode="after")
+    def _draws(self) -> "SelectTokens":
+        if (self.alpha, self.gamma) != (1.0, 0.0) and (self.rule, self.mode) != ("entropy", "sample"):
+            what = "alpha and gamma are powers of what tokens are drawn by"
+            raise ValueError(f'{what}; set rule = "entropy" and mode = "sample", or leave them out')
+        if self.jsd_top_k is not None and not self.gamma:
+            raise ValueError("jsd_top_k is of a divergence that gamma = 0 does not read")
+        if self.unbiased and self.mode != "sample":
+            raise ValueError('unbiased weighs draws by their probability; set mode = "sample", or leave it out')
+        if self.unbiased and self.anchor:
+            raise ValueError("unbiased already stands for the tokens that are not drawn; leave anchor out")
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # of the instance: each rule reads its own
         """Streams of this stage as it is configured."""
         return NEEDS[self.rule] if self.keep < 1 else ()
 
+    def passes(self) -> tuple[Pass, ...]:
+        """How far the teacher is in the bounded measure, where draws depend on it."""
+        if self.keep == 1 or not self.gamma:
+            return ()
+        form = Form("jsd", top_k=self.jsd_top_k, of="policy" if self.jsd_top_k is None else "teacher", tail=False)
+        return (Pass(JSD, by="teacher", quantity="divergence", form=form),)
+
     def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
         """Multiply ``token_weight`` by 1 at the kept tokens and by 0 elsewhere."""
         mask = in_loss(rollouts)
         if self.keep == 1:
-            kept, told = mask, Metrics()
+            factor, told = mask.float(), Metrics()
         else:
-            kept, told = self._choose(rollouts, mask, at)
-        out = weigh(rollouts, kept)
+            factor, told = self._choose(rollouts, mask, at)
+        kept, out = factor != 0, weigh(rollouts, factor)
         for stream, names in MEANS.items():
             if (x := rollouts.streams.get(stream)) is not None:
                 told |= {n: share(x[of], of) for n, of in zip(names, (mask, kept, mask & ~kept), strict=True)}
         return out, told | in_and_out(rollouts, out)
 
     def _choose(self, rollouts: Rollouts, mask: Tensor, at: Moment) -> tuple[Tensor, Metrics]:
-        """The kept tokens, the sum of their scores, and the number of axes that tell nothing."""
-        streams = {name: rollouts.streams[name].detach() for name in self.needs}
+        """A factor for each token, 0 where it is not kept; the kept scores' sum; how many axes tell nothing."""
+        score, axes = self._scores(rollouts, mask)
+        luck, least = token_noise(rollouts, at, "tip/tokens"), 0.0 if score.dtype == torch.float64 else LEAST_WEIGHT
+        if self.unbiased:
+            factor = unbiased(score, mask, self.keep, self.scope, luck, least).float()
+        else:
+            ordered = score if self.mode == "sample" else ranks.coarse(score, mask, self.scope)
+            factor = select(ordered, mask, self.keep, self.mode, self.scope, luck, least).float()
+        kept = factor != 0
+        told = {"score_kept": float(score[kept].double().sum()), "constant_axes": float(_constant(axes, mask))}
+        rest = mask & ~kept
+        if self.anchor and bool(rest.any()):
+            luck = token_noise(rollouts, at, "tip/anchor")
+            factor = factor + select(luck, rest, self.anchor, "bottom", self.scope, luck).float()
+        return factor, told
+
+    def _scores(self, rollouts: Rollouts, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What tokens are compared by, in float64 where they are weights, and the streams it was made of."""
+        names = (*self.needs, *(p.stream for p in self.passes()))
+        streams = {name: rollouts.streams[name].detach() for name in names}
         # A rule that reads no entropy is still given a tensor, of which only the shape matters.
         entropy = streams.get("entropy", mask.float())
-        score = scores(
+        if (self.alpha, self.gamma) != (1.0, 0.0):
+            return sampling_weights(entropy, streams.get(JSD), self.alpha, self.gamma, mask=mask), streams
+        found = scores(
             entropy,
             streams.get("divergence"),
             streams.get("divergence_forward"),
@@ -96,14 +158,7 @@ class SelectTokens(Stage):
             scope=self.scope,
             divergence_clip_quantile=self.divergence_clip_quantile,
         )
-        ordered = score if self.mode == "sample" else ranks.coarse(score, mask, self.scope)
-        kept = select(ordered, mask, self.keep, self.mode, self.scope, token_noise(rollouts, at, "tip/tokens"))
-        told = {"score_kept": float(score[kept].double().sum()), "constant_axes": float(_constant(streams, mask))}
-        rest = mask & ~kept
-        if self.anchor and bool(rest.any()):
-            luck = token_noise(rollouts, at, "tip/anchor")
-            kept = kept | select(luck, rest, self.anchor, "bottom", self.scope, luck)
-        return kept, told
+        return found, streams
 
 
 def _constant(streams: dict[str, Tensor], mask: Tensor) -> int:

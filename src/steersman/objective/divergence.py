@@ -16,6 +16,7 @@ Sources: Schulman 2020, "Approximating KL divergence"; the table of gradients is
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -31,6 +32,11 @@ Gradient = Literal["reverse", "forward", "as_written"]
 Kind = Literal["reverse_kl", "forward_kl", "jsd"]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 DIVERGENCES: tuple[str, ...] = get_args(Kind)
+SAMPLED = "sampled"
+"""The estimate of reverse_kl from the token that was drawn (`sampled_unchecked`)."""
+FORMS = (*DIVERGENCES, SAMPLED)
+OF = ("policy", "teacher")
+"""Whose likeliest tokens are counted."""
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 
 
@@ -127,6 +133,8 @@ def divergence(
     kind: str = "reverse_kl",
     beta: float | int = 0.5,
     top_k: int | None = None,
+    of: str = "policy",
+    tail: bool = True,
 ) -> Float[Tensor, "*N"]:
     """Divergence of two categorical distributions from their logits, differentiable in the student's.
 
@@ -140,8 +148,11 @@ def divergence(
         teacher_logits: ``[..., V]``, without one.
         kind: see above.
         beta: of jsd, in (0, 1): weight of the teacher in m.
-        top_k: K >= 1; the student's K likeliest tokens count one by one and all others together as one, so the result
-            is a lower bound. None, or K >= V: the whole vocabulary.
+        top_k: K >= 1; the K likeliest tokens count one by one and all others together as one, so the result is a lower
+            bound. None, or K >= V: the whole vocabulary.
+        of: whose K likeliest: "policy" = the student's, "teacher".
+        tail: False = the others do not count: p and q are those of the K tokens alone, renormalised. Then it bounds
+            nothing, and has no gradient for the student's mass outside.
 
     Returns:
         ``[...]`` >= 0 up to rounding, nats, float32 (float64 for float64 logits).
@@ -154,21 +165,28 @@ def divergence(
     excludes it; jsd stays finite. The ends of jsd's beta give 0 and not the KLs: jsd / beta -> KL(q || p) for
     beta -> 0, jsd / (1 - beta) -> KL(p || q) for beta -> 1; so they are refused (TRL makes them the two KLs).
 
-    Source: GKD, arXiv 2306.13649 (its beta weighs the teacher as here); the tail as one token: SDPO, arXiv 2601.20802.
+    Source: GKD, arXiv 2306.13649 (its beta weighs the teacher as here); the tail as one token: SDPO, arXiv 2601.20802;
+    the teacher's K alone: OPSD, arXiv 2601.18734.
     """
     if student_logits.shape != teacher_logits.shape or 0 in (student_logits.ndim, *student_logits.shape[-1:]):
         what = f"logits have shape {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
         raise UserError(what, where="divergence", allowed="the same shape [..., V]")
-    check_form(kind, beta, top_k)
+    check_form(kind, beta, top_k, of)
     for name, x in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
         _check_logits(x, name)
-    return divergence_unchecked(student_logits, teacher_logits, kind, beta, top_k)
+    return divergence_unchecked(student_logits, teacher_logits, kind, beta, top_k, of, tail)
 
 
-def check_form(kind: str, beta: float | int, top_k: int | None) -> None:
-    """Refuse an unknown divergence, and numbers out of range."""
-    if kind not in DIVERGENCES:
-        raise UserError(f"unknown divergence {kind!r}", where="kind", allowed=", ".join(DIVERGENCES))
+def check_form(
+    kind: str, beta: float | int, top_k: int | None, of: str = "policy", names: Sequence[str] = DIVERGENCES
+) -> None:
+    """Refuse an unknown divergence, and numbers out of range; `names` are those that can be computed."""
+    if kind not in names:
+        raise UserError(f"unknown divergence {kind!r}", where="kind", allowed=", ".join(names))
+    if of not in OF:
+        raise UserError(f"is {of!r}", where="of", allowed=", ".join(OF))
+    if kind == SAMPLED and top_k is not None:
+        raise UserError("sampled reads the token that was drawn and no other", where="top_k", cure="Leave it out.")
     if kind == "jsd" and not 0 < beta < 1:
         what = f"beta is {beta}"
         cure = "The ends are the two KLs only after division by beta or 1 - beta; use forward_kl or reverse_kl."
@@ -186,14 +204,21 @@ def _check_logits(logits: Tensor, name: str) -> None:
 
 
 def divergence_unchecked(
-    student_logits: Tensor, teacher_logits: Tensor, kind: str, beta: float | int, top_k: int | None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    kind: str,
+    beta: float | int,
+    top_k: int | None,
+    of: str = "policy",
+    tail: bool = True,
 ) -> Float[Tensor, "*N"]:
     """`divergence` for callers that check its result: NaN in gives NaN out, and nothing waits for an accelerator."""
     log_p = torch.log_softmax(upcast(student_logits, "student_logits"), -1)
     log_q = torch.log_softmax(upcast(teacher_logits, "teacher_logits").detach(), -1)
     if top_k is not None and top_k < log_p.shape[-1]:
-        chosen = log_p.detach().topk(top_k).indices
-        log_p, log_q = _with_tail(log_p, chosen), _with_tail(log_q, chosen)
+        chosen = (log_p.detach() if of == "policy" else log_q).topk(top_k).indices
+        cut = _with_tail if tail else _alone
+        log_p, log_q = cut(log_p, chosen), cut(log_q, chosen)
     if kind == "jsd":
         p, q = log_p.exp(), log_q.exp()
         m = beta * q + (1 - beta) * p
@@ -201,6 +226,35 @@ def divergence_unchecked(
         return beta * _kl(q, log_q, log_m) + (1 - beta) * _kl(p, log_p, log_m)
     first, second = (log_p, log_q) if kind == "reverse_kl" else (log_q, log_p)
     return _kl(first.exp(), first, second)
+
+
+def sampled_unchecked(student_logits: Tensor, teacher_logits: Tensor, drawn: Tensor) -> Float[Tensor, "*N"]:
+    """How much likelier the student finds the token that was drawn; its gradient pulls towards the teacher.
+
+    value = g = log p(y) - log q(y);  gradient = g grad log p(y). If p drew y, E value = KL(p || q), and E gradient is
+    the gradient of KL(p || q): that of log p(y) itself, which the derivative of the value would add, is 0 on average.
+
+    Args:
+        student_logits: ``[..., V]``, carries the gradient.
+        teacher_logits: ``[..., V]``, without one.
+        drawn: y ``[...]`` int64.
+
+    Returns:
+        ``[...]``, nats, of either sign. NaN in gives NaN out; +inf where only the teacher excludes the token.
+
+    Source: the sampled variants of OPSD, arXiv 2601.18734, and SDPO, arXiv 2601.20802.
+    """
+    log_p = torch.log_softmax(upcast(student_logits, "student_logits"), -1).gather(-1, drawn[..., None])[..., 0]
+    log_q = torch.log_softmax(upcast(teacher_logits, "teacher_logits").detach(), -1).gather(-1, drawn[..., None])[
+        ..., 0
+    ]
+    gap = log_p.detach() - log_q
+    return gap + gap * (log_p - log_p.detach())
+
+
+def _alone(log_p: Tensor, chosen: Tensor) -> Tensor:
+    """Log-probabilities of the chosen tokens among themselves."""
+    return torch.log_softmax(log_p.gather(-1, chosen), -1)
 
 
 def _kl(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.objective.components import Aggregation
-from steersman.objective.divergence import check_form
+from steersman.objective.divergence import FORMS, check_form
 from steersman.objective.select.tokens import in_loss
 from steersman.train.terms import Against, Live, Term, of_policy, old_logp, weighted
 
@@ -37,7 +37,8 @@ def distill_term(
     Raises:
         UserError: a divergence or a cap out of range; the policy behind its own prompt as the other side.
     """
-    check_form(against.form.kind, against.form.beta, against.form.top_k)
+    form = against.form
+    check_form(form.kind, form.beta, form.top_k, form.of, FORMS)
     if against.by == "policy" and against.before is None:
         cure = "Give before=, or another teacher."
         raise UserError("the policy is compared with itself, so nothing is learnt", where="distill", cure=cure)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from steersman.core.errors import UserError
 from steersman.objective.divergence import divergence
 from steersman.objective.select import ranks
-from steersman.objective.select.tokens import MODES, RULES, quadrants, scores, select
+from steersman.objective.select.tokens import MODES, RULES, quadrants, sampling_weights, scores, select, unbiased
 
 FLOAT32 = 1e-6
 DOUBLE = 1e-12
@@ -27,6 +27,10 @@ numbers = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, 
 
 def noise_of(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def of(numbers):
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def plane(pairs):
@@ -249,6 +253,97 @@ def test_sampling_has_the_exact_inclusion_probabilities(k):
     assert torch.equal(kept, select(score, mask, k / 5, "sample", "sequence", noise))
 
 
+@pytest.mark.parametrize(("alpha", "gamma"), [(1, 0), (0.5, 0), (2, 1), (0, 3), (1.5, 0.7)])
+def test_powers_of_entropy_and_divergence_by_hand(alpha, gamma):
+    """w = (H / log V)^alpha (J / log 2)^gamma, each at least 1e-8 before the power."""
+    h, j = [0.0, 0.3, 1.1, 2.0], [0.6, 0.0, 0.2, math.log(2)]
+    wanted = [
+        max(a / math.log(9), 1e-8) ** alpha * max(b / math.log(2), 1e-8) ** gamma for a, b in zip(h, j, strict=True)
+    ]
+    found = sampling_weights(of(h), of(j), alpha, gamma, vocabulary=9)
+    assert found.tolist() == pytest.approx(wanted, rel=DOUBLE)
+    mask = torch.tensor([True, False, True, False])
+    broken = torch.where(mask, of(h), torch.nan)
+    part = sampling_weights(broken, of(j), alpha, gamma, vocabulary=9, mask=mask)
+    assert part.tolist() == pytest.approx([w * m for w, m in zip(wanted, mask.tolist(), strict=True)], rel=DOUBLE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_powers_one_and_zero_are_the_entropy_itself(mode):
+    h, noise = noise_of(4, 30).square() * 3, noise_of(4, 30, seed=1)
+    mask = noise_of(4, 30, seed=2) < 0.8
+    plain = select(h, mask, 0.3, mode, noise=noise)
+    assert torch.equal(select(sampling_weights(h, mask=mask), mask, 0.3, mode, noise=noise, least=0), plain)
+    # the unit is that of all weights alike, so it changes no draw
+    told = sampling_weights(h, vocabulary=50_000, mask=mask)
+    assert torch.equal(select(told, mask, 0.3, mode, noise=noise, least=0), plain)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_draws_by_powers_have_the_exact_inclusion_probabilities(k):
+    h, j, draws = torch.tensor([0.2, 0.4, 1.0, 0.0]), torch.tensor([0.5, 0.1, 0.3, 0.6]), 20_000
+    weight = sampling_weights(h, j, 2, 1, vocabulary=8)
+    mask, noise = torch.ones(draws, 4, dtype=torch.bool), noise_of(draws, 4)
+    kept = select(weight.repeat(draws, 1), mask, k / 4, "sample", "sequence", noise, 0)
+    for p, found in zip(inclusion(weight.tolist(), k), kept.double().mean(0).tolist(), strict=True):
+        assert found == pytest.approx(p, abs=SIGMAS * math.sqrt(p * (1 - p) / draws) + FLOAT32)
+
+
+def test_small_weights_stay_apart():
+    """Weights far below 1e-8, which powers make, are still drawn in their proportion."""
+    weight = sampling_weights(torch.tensor([1e-3, 2e-3]).double(), alpha=8)
+    draws = 4000
+    kept = select(weight.repeat(draws, 1), torch.ones(draws, 2, dtype=torch.bool), 0.5, "sample", "sequence",
+                  noise_of(draws, 2), 0)  # fmt: skip
+    p = 1 / (1 + 2**8)
+    share = float(kept[:, 0].double().mean())
+    assert share == pytest.approx(p, abs=SIGMAS * math.sqrt(p * (1 - p) / draws))
+    assert select(
+        torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), 0.5, "sample", noise=noise_of(1, 2), least=0
+    ).any()
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.8])
+def test_averaged_over_its_own_luck_a_token_weighs_its_part_of_all(keep):
+    """Given the noise of all others, the weight of each token is K / M on average: so any mean is unbiased."""
+    weight = torch.tensor([[0.1, 0.4, 1.0, 0.0, 2.5, 0.7]])
+    points, mask = 4000, torch.ones(1, 6, dtype=torch.bool)
+    luck = (torch.arange(points).double() + 0.5) / points
+    for token in (0, 1, 4):
+        noise = noise_of(1, 6, seed=token).repeat(points, 1)
+        noise[:, token] = luck
+        many = unbiased(weight.repeat(points, 1), mask.repeat(points, 1), keep, "sequence", noise)
+        step = float(many[:, token].max()) / points  # one point more or less
+        assert float(many[:, token].mean()) == pytest.approx(max(int(keep * 6), 1) / 6, abs=step)
+    kept = select(weight, mask, keep, "sample", noise=noise_of(1, 6))
+    assert torch.equal(unbiased(weight, mask, keep, "batch", noise_of(1, 6)) != 0, kept)
+
+
+@pytest.mark.parametrize("scope", ranks.SCOPES)
+def test_the_weighed_mean_is_that_of_all_tokens(scope):
+    """Over many draws the mean of the kept losses is off by chance alone; unweighed it is far off."""
+    weight, value = noise_of(3, 7) + 0.05, noise_of(3, 7, seed=1)
+    mask = noise_of(3, 7, seed=2) < 0.8
+    value = value + 4 * weight  # what is drawn more often is larger
+    found, plain = [], []
+    for seed in range(2000):
+        u = unbiased(weight, mask, 0.4, scope, noise_of(3, 7, seed=seed + 9))
+        kept = u != 0
+        found.append(float((u * value)[kept].mean()))
+        plain.append(float(value[kept].mean()))
+    found, wanted = torch.tensor(found), float(value[mask].mean())
+    error = SIGMAS * float(found.std()) / math.sqrt(len(found))
+    assert float(found.mean()) == pytest.approx(wanted, abs=error)
+    assert abs(sum(plain) / len(plain) - wanted) > error
+
+
+def test_everything_drawn_weighs_one():
+    mask = noise_of(3, 7, seed=2) < 0.8
+    assert torch.equal(unbiased(noise_of(3, 7), mask, 1.0, "batch", noise_of(3, 7, seed=1)), mask.double())
+    none = torch.zeros(2, 3, dtype=torch.bool)
+    assert not unbiased(torch.ones(2, 3), none, 0.5, "sequence", torch.rand(2, 3)).any()
+
+
 def test_fewer_weights_than_draws():
     score = torch.tensor([0.0, 3.0, 0.0, 0.0])
     kept = select(score, torch.ones(4, dtype=torch.bool), 0.75, "sample", noise=noise_of(4))
@@ -334,6 +429,11 @@ BROKEN = torch.tensor([[1.0, 1, 1], [1, torch.inf, 1]])
         (lambda: select(ONE, ALL, 0.5, "sample"), "mode sample needs noise"),
         (lambda: select(ONE, ALL, 0.5, noise=ONE[0]), r"noise has shape \(3,\)"),
         (lambda: select(BROKEN, ALL, 0.5), "score is inf at token 1 of row 1"),
+        (lambda: sampling_weights(ONE, gamma=1), "gamma is 1 and jsd is None"),
+        (lambda: sampling_weights(ONE, alpha=-1), "alpha: is -1"),
+        (lambda: sampling_weights(ONE, ONE, gamma=17), "gamma: is 17"),
+        (lambda: sampling_weights(ONE, vocabulary=1), "vocabulary: is 1"),
+        (lambda: sampling_weights(ONE, BROKEN, gamma=1), "jsd is inf at token 1 of row 1"),
         (lambda: quadrants(ONE, ONE, entropy_threshold=float("nan")), "entropy_threshold: is nan"),
     ],
 )  # fmt: skip

@@ -122,6 +122,17 @@ def race(weight: Tensor, noise: Tensor) -> Float[Tensor, "P M"]:
     return noise.double().log() / weight.double()
 
 
+def chances(weight: Tensor, mask: Tensor, count: Tensor, noise: Tensor) -> Float[Tensor, "P M"]:
+    """Probability that a masked entry is among the first `count` of a `race`, given the noise of all others.
+
+    1 - exp(-w t) with t the time at which the first entry that was not drawn rings (Cohen and Kaplan 2007). Dividing
+    what was drawn by it gives unbiased sums. 1 where all of a row are drawn; outside the mask anything.
+    """
+    rings = torch.where(mask, -race(weight, noise), torch.inf).sort(1).values
+    rings = torch.cat([rings, torch.full_like(rings[:, :1], torch.inf)], 1)
+    return -torch.expm1(-weight.double() * rings.gather(1, count[:, None]))
+
+
 def coarse(score: Tensor, mask: Tensor, scope: str = "batch") -> Float[Tensor, "*S"]:
     """The score rounded to multiples of `RESOLUTION` of the largest in size of its population.
 

@@ -30,6 +30,10 @@ SelectMode = Literal["top", "bottom", "sample"]
 MODES: tuple[str, ...] = get_args(SelectMode)
 LEAST_WEIGHT = 1e-8
 """Least weight of a token in sampling, so that one of score 0 can be drawn once the others are gone."""
+MOST_POWER = 16
+"""Of an entropy or a divergence as a weight: `LEAST_WEIGHT` to twice this power is still a number."""
+SMALLEST = LEAST_WEIGHT ** (2 * MOST_POWER)
+"""Weights below count as this."""
 
 
 def in_loss(rollouts: Rollouts) -> Bool[Tensor, "N L"]:
@@ -130,6 +134,51 @@ def scores(
     return torch.where(mask, found, torch.zeros_like(found))
 
 
+def sampling_weights(
+    entropy: Tensor,
+    jsd: Tensor | None = None,
+    alpha: float | int = 1.0,
+    gamma: float | int = 0.0,
+    vocabulary: int | None = None,
+    *,
+    mask: Tensor | None = None,
+) -> Float[Tensor, "*S"]:
+    """In proportion to what tokens are drawn where uncertainty and disagreement are weighed against each other.
+
+    w = max(H / log V, 1e-8)^alpha max(J / log 2, 1e-8)^gamma.
+
+    Args:
+        entropy: H ``[N, L]`` or ``[M]``, nats, >= 0, of the student.
+        jsd: J, Jensen-Shannon divergence of student and teacher with beta 1/2, nats, same shape; None with gamma 0.
+        alpha: power of the entropy, 0 to 16; 1 with gamma 0 is sampling by entropy.
+        gamma: power of the divergence, 0 to 16.
+        vocabulary: V > 1; None = the entropy as it is, which changes draws only among tokens at the floor.
+        mask: tokens that count, bool, same shape; None = all.
+
+    Returns:
+        Same shape, float64, without a gradient, 0 outside the mask; for `select` in mode "sample" with least 0.
+
+    Raises:
+        UserError: a power out of range, gamma without jsd, a vocabulary below 2, shapes that disagree, NaN or infinity
+            inside the mask.
+
+    Source: `entropy_weighted_sample` in arXiv 2604.14084's repository, which gives no default for alpha.
+    """
+    for name, power in {"alpha": alpha, "gamma": gamma}.items():
+        if not 0 <= power <= MOST_POWER:
+            raise UserError(f"is {power}", where=f"sampling_weights, {name}", allowed=f"0 to {MOST_POWER}")
+    if gamma and jsd is None:
+        raise UserError(f"gamma is {gamma} and jsd is None", where="sampling_weights", cure="Give jsd, or gamma 0.")
+    if vocabulary is not None and vocabulary < 2:
+        raise UserError(f"is {vocabulary}", where="sampling_weights, vocabulary", allowed="2 or more")
+    mask, known = ranks.known("sampling_weights", mask, entropy=entropy, jsd=jsd if gamma else None)
+    unit = {"entropy": 1.0 if vocabulary is None else math.log(vocabulary), "jsd": math.log(2)}
+    powers, found = {"entropy": alpha, "jsd": gamma}, torch.ones_like(known["entropy"], dtype=torch.float64)
+    for name, x in known.items():
+        found = found * (x.double() / unit[name]).clamp(min=LEAST_WEIGHT) ** powers[name]
+    return torch.where(mask, found, torch.zeros_like(found))
+
+
 def select(
     score: Tensor,
     mask: Tensor,
@@ -137,6 +186,7 @@ def select(
     mode: str = "top",
     scope: str = "batch",
     noise: Tensor | None = None,
+    least: float | int = LEAST_WEIGHT,
 ) -> Bool[Tensor, "*S"]:
     """A share of the tokens of the mask, by their scores.
 
@@ -144,13 +194,14 @@ def select(
     draws without replacement with probabilities proportional to the scores (sample).
 
     Args:
-        score: ``[N, L]`` or ``[M]``; weights >= 0 in mode "sample", where less than 1e-8 counts as 1e-8.
+        score: ``[N, L]`` or ``[M]``; weights >= 0 in mode "sample", where less than `least` counts as that.
         mask: tokens that compete, bool, same shape.
         keep: in (0, 1].
         mode: see above.
         scope: "batch" = all tokens are one population, "sequence" = each row is.
         noise: uniform in (0, 1), same shape; sample needs it. In the other modes the smaller goes first of equal
             scores; None = the lower position.
+        least: of a weight in mode "sample"; 0 = all are above it already.
 
     Returns:
         bool, same shape, a subset of the mask; equal to it for keep 1. With the same noise the sets are nested in keep.
@@ -178,8 +229,33 @@ def select(
     if mode == "bottom":
         rows = -rows
     elif mode == "sample" and luck is not None:
-        rows = ranks.race(rows.double().clamp(min=LEAST_WEIGHT), luck)
+        rows = ranks.race(rows.double().clamp(min=max(least, SMALLEST)), luck)
     return ranks.first(rows, inside, ranks.at_most(keep, inside.sum(1)), luck).reshape(mask.shape)
+
+
+def unbiased(
+    score: Tensor, mask: Tensor, keep: float | int, scope: str, noise: Tensor, least: float | int = LEAST_WEIGHT
+) -> Float[Tensor, "*S"]:
+    """Weights by which the mean over drawn tokens estimates the mean over all tokens of the mask without a bias.
+
+    u = K / (M pi) at the K tokens of M that ``select(..., "sample")`` draws, 0 elsewhere; pi = `ranks.chances`. Then
+    E[(1/K) sum u x] = (1/M) sum x for any x, however the weights and x hang together.
+
+    Args and errors as `select` in mode "sample".
+
+    Returns:
+        Same shape, float64; 1 throughout the mask for keep 1.
+
+    Edge cases: unlikely tokens that are drawn get large weights, so the variance may be large.
+
+    Source: arXiv 2604.14084, A.3, has it for draws with replacement; these are the same without.
+    """
+    kept = select(score, mask, keep, "sample", scope, noise, least)
+    inside, luck = ranks.populations(mask, scope), ranks.populations(noise, scope)
+    weight = ranks.populations(score.detach(), scope).double().clamp(min=max(least, SMALLEST))
+    chance = ranks.chances(weight, inside, ranks.at_most(keep, inside.sum(1)), luck).reshape(mask.shape)
+    scale = kept.sum() / mask.sum().clamp(min=1)
+    return torch.where(kept, scale / chance, torch.zeros_like(chance))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What a policy is made of: networks with explicit initial noise, ordering policies of inventory networks."""

@@ -1,0 +1,1 @@
+"""Inventory networks as vectorised differentiable simulators, with scenarios of demand."""

@@ -15,9 +15,10 @@ import torch
 from tiny_language import END, FIRST, VOCABULARY, language_model, responses
 
 from steersman.core import noise
-from steersman.core.component import Form, Moment
+from steersman.core.component import Form, Moment, Tail
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts, Scores
+from steersman.language.capture import TailState
 from steersman.language.sampler import Sampling
 from steersman.objective.advantage.internal import PromptEnd, ReasoningEnd
 from steersman.objective.components import Aggregation
@@ -179,7 +180,11 @@ def copied(state: Any) -> Any:
 
 def sampled(engine: Any) -> list[Any]:
     """Responses to ragged prompts, to a single one, and greedily."""
-    some = Drawing(3, 6, (END,), Sampling(temperature=0.9), batch_tokens=40)
+    states = {
+        "hidden_prompt": TailState(0, Tail("prompt", 2)),
+        "hidden_reasoning": TailState(0.5, Tail("response", 3)),
+    }
+    some = Drawing(3, 6, (END,), Sampling(temperature=0.9), batch_tokens=40, states=states)
     one = Prompts(PROMPTS.ids[:1], PROMPTS.group[:1], PROMPTS.rows[:1])
     greedy = Drawing(1, 6, (END,), Sampling(temperature=0.0))
     drawn = [engine.sample(PROMPTS, some, Moment(5, 2), 5), engine.sample(one, some, Moment(5, 2), 5)]

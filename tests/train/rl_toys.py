@@ -13,6 +13,7 @@ from steersman.core.component import Form
 from steersman.core.types import Rollouts, Scores
 from steersman.language.build import SmallModel, build_model
 from steersman.language.sampler import Sampling
+from steersman.objective.advantage.poise import InternalValue
 from steersman.objective.components import Aggregation
 from steersman.objective.components_advantage import GAE, GRPO, RLOO, ReinforcePP, UniformCredit
 from steersman.objective.components_policy import GSPO, Clipped, ClippedValue, KLLoss
@@ -81,6 +82,8 @@ def told_the_sum(rollouts: Rollouts, rows: Sequence[Any]) -> list[list[int] | No
 
 
 CREDIT = [GRPO(), UniformCredit()]
+PROBED = [InternalValue(features=("prompt", "reasoning"), pool=3, min_examples=6), UniformCredit()]
+"""Asks for nothing but means of hidden states, so that the sampler gives them."""
 METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"stages": CREDIT, "loss": Clipped()},
     "grpo twice in halves": {"stages": CREDIT, "loss": Clipped(), "minibatches": 2, "epochs": 2},
@@ -92,6 +95,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gspo": {"stages": CREDIT, "loss": GSPO(), "mode": "seq_mean_token_mean", "epochs": 2},
     "rloo with kl": {"stages": [RLOO(), UniformCredit()], "loss": Clipped(), "kl": KLLoss()},
     "reinforce_pp": {"stages": [KLReward(target=0.1, horizon=50.0), ReinforcePP()], "loss": Clipped()},
+    "poise": {"stages": PROBED, "loss": Clipped(), "epochs": 2},
     "remembers": {"stages": [Memory(), UniformCredit()], "loss": Clipped(), "epochs": 2},
     "ppo": {
         "stages": [GAE()],

@@ -98,6 +98,21 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class Tail:
+    """Tokens that can be told while a row grows: the last ones of its prompt, or of what the policy drew.
+
+    Args:
+        of: where they are.
+        most: so many of them, >= 1.
+        ends: of a response only those before the first place where these token ids stand in a row; empty = all.
+    """
+
+    of: Literal["prompt", "response"]
+    most: int
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """A forward pass that a stage asks for; the loop runs it, once, when the stage is reached and on those rows only.
 
@@ -118,7 +133,8 @@ class Pass:
             the stream is then a vector or a number a row, 0 where a row has no such token. Hidden states are those *at*
             the tokens, entropies those of the distributions the tokens are predicted with. Must compare equal to itself
             (a function or a frozen dataclass), depend on each row alone, and read nothing beside ids and lengths,
-            ``action``, ``forced`` and ``stop``.
+            ``action``, ``forced`` and ``stop``. One with a `tail` (`Tail`, or None) that names the same tokens lets the
+            sampler take the mean of hidden states while it draws.
         form: which divergence.
     """
 

@@ -7,7 +7,7 @@ finished rows leave the batch. Leaves out: choosing a token from logits or hidde
 (`decode_cache`), log-probs under other models (`head`), text (`encode`, `text`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,18 @@ from torch import Tensor
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.noise import uniform
 from steersman.core.types import STOP_EOS, STOP_LENGTH, Rollouts
+from steersman.language.capture import Capture, TailState
 from steersman.language.decode_step import Forward, Head, head_of
+from steersman.language.layers import count_layers
 from steersman.language.load import context_length
 from steersman.language.sampler import Sampling, sampling
 from steersman.language.text import StopStrings, check_stop_strings
 
 COMPACT_BELOW = 0.9
 """Finished rows leave the batch once fewer than this share of its rows still run; leaving copies the cache once."""
+
+NOTHING: Mapping[str, TailState] = {}
+"""No hidden states are taken on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class _Settings:
     step: int
     watch: Callable[[int, int], None]
     head: Head | None
+    states: Mapping[str, TailState]
 
 
 def generate(
@@ -59,6 +65,7 @@ def generate(
     batch_tokens: int = 32_768,
     pad_id: int | None = None,
     watch: Callable[[int, int], None] = lambda rows, tokens: None,
+    states: Mapping[str, TailState] = NOTHING,
 ) -> Rollouts:
     """Sample responses to prompts.
 
@@ -79,6 +86,8 @@ def generate(
         batch_tokens: most tokens (prompt and room for the response, all rows) in the cache at a time.
         pad_id: fills the rows on the right; default the first stop id.
         watch: called after every position with the number of rows that ended there and of tokens drawn there.
+        states: streams of means of hidden states to be taken on the way, ``[N, D]`` float32; those of response tokens
+            cost each row one token more, whose state nothing else needs.
 
     Returns:
         `Rollouts` of ``P * samples_per_prompt`` rows, all samples of the first prompt first; `logp_behaviour` is under
@@ -87,7 +96,8 @@ def generate(
 
     Raises:
         UserError: an empty prompt, a prompt that with the response exceeds the context, an option out of range, stop
-            strings without a tokenizer, a model without an attention cache that can be copied.
+            strings without a tokenizer, a model without an attention cache that can be copied, a layer of `states` that
+            it does not have.
         RunStopped: the model's logits are NaN or infinite.
     """
     group = prompts.group if isinstance(prompts, Rollouts) else torch.arange(len(prompts))
@@ -102,21 +112,24 @@ def generate(
     width = int(prompt_length.max()) + max_new_tokens
     out = torch.full((n, width), stop[0] if pad_id is None else pad_id, dtype=torch.int64)
     logp, drawn, ended = torch.zeros(n, width), torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
+    found: dict[str, Tensor] = {}
     training = model.training
     model.eval()
     try:
         head = head_of(model, options)
-        settings = _Settings(max_new_tokens, options, ends, texts, tokenizer, seed, step, watch, head)
+        settings = _Settings(max_new_tokens, options, ends, texts, tokenizer, seed, step, watch, head, states)
         for batch in _batches(rows, samples_per_prompt, max_new_tokens, batch_tokens):
             block = torch.tensor([rows[i] for i in dict.fromkeys((batch // samples_per_prompt).tolist())])
             parent = torch.unique_consecutive(torch.from_numpy(batch // samples_per_prompt), return_inverse=True)[1]
-            tokens, values, count, stopped = _sample(model, block, parent, ids[batch], settings)
+            tokens, values, count, stopped, means = _sample(model, block, parent, ids[batch], settings)
             where, width_p = torch.from_numpy(batch), block.shape[1]
             out[where, :width_p] = block[parent]
             live = torch.arange(max_new_tokens) < count[:, None]
             place = slice(width_p, width_p + max_new_tokens)
             out[where, place] = torch.where(live, tokens, out[where, place])
             logp[where, place], drawn[where], ended[where] = values, count, stopped
+            for name, x in means.items():
+                found.setdefault(name, torch.zeros(n, x.shape[1]))[where] = x
     finally:
         model.train(training)
     return Rollouts.of(
@@ -126,6 +139,7 @@ def generate(
         group=group.cpu().repeat_interleave(samples_per_prompt),
         stop=torch.where(ended, STOP_EOS, STOP_LENGTH),
         logp_behaviour=logp,
+        streams=found,
     ).trim()
 
 
@@ -182,7 +196,7 @@ def _batches(rows: list[list[int]], samples: int, max_new: int, batch_tokens: in
 @torch.inference_mode()
 def _sample(
     model: Any, block: Tensor, parent: Tensor, ids: np.ndarray, settings: _Settings
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """Sample one batch.
 
     Args:
@@ -191,7 +205,8 @@ def _sample(
         ids: ``[R]`` sample ids.
 
     Returns:
-        tokens ``[R, T]``, log-probs ``[R, T]`` (0 where nothing was drawn), tokens drawn ``[R]``, ended ``[R]``.
+        tokens ``[R, T]``, log-probs ``[R, T]`` (0 where nothing was drawn), tokens drawn ``[R]``, ended ``[R]``, means
+        of states ``[R, D]`` by name.
     """
     r, t, length, device = len(parent), settings.max_new, block.shape[1], model.device
     tokens = torch.zeros((t, r), dtype=torch.int64, device=device)
@@ -202,7 +217,9 @@ def _sample(
     texts = settings.stop_strings
     strings = StopStrings(texts, settings.tokenizer, block[parent].tolist()) if texts else None
     alive, running = torch.arange(r, device=device), torch.ones(r, dtype=torch.bool, device=device)
-    forward = Forward(model, block.to(device), parent.to(device), t, settings.sampling, settings.head)
+    taken = Capture(settings.states, count_layers(model.config) if settings.states else 0, r, t)
+    forward = Forward(model, block.to(device), parent.to(device), t, settings.sampling, settings.head, taken.layers)
+    taken.prompts(forward.states, parent.to(device))
     live = r
     with forward.attention():
         for i in range(t):
@@ -211,6 +228,7 @@ def _sample(
             logp[i].index_copy_(0, alive, torch.where(running, value, 0.0).to(logp.dtype))
             count.index_add_(0, alive, running.long())
             broken = (running & value.isnan()).any()
+            staying = running  # where states are taken, a row takes in its last token, too
             running = running & ~_ends(token, alive, running, settings, strings)
             ended.index_copy_(0, alive, ~running)
             drew, (live, bad) = live, torch.stack([running.sum(), broken]).tolist()
@@ -220,15 +238,21 @@ def _sample(
                 )
             last = live == 0 or i + 1 == t
             settings.watch(drew if last else drew - live, drew)
-            if last:
+            if last and not taken.grows:
                 break
-            if live < COMPACT_BELOW * len(alive):
-                kept = running.nonzero()[:, 0]
+            if (drew if taken.grows else live) < COMPACT_BELOW * len(alive):
+                kept = (staying if taken.grows else running).nonzero()[:, 0]
                 forward.select(kept)
                 alive, token, running = alive[kept], token[kept], running[kept]
+                staying = staying[kept] if taken.grows else running
                 noise = None if noise is None else noise[:, kept]
             forward.advance(token)
-    return tokens.t().cpu(), logp.t().cpu(), count.cpu(), ended.cpu()
+            if taken.grows:
+                states = {number: x[staying, 0] for number, x in forward.states.items()}
+                taken.token(tokens[: i + 1], alive[staying], states)
+            if last:
+                break
+    return tokens.t().cpu(), logp.t().cpu(), count.cpu(), ended.cpu(), taken.means()
 
 
 def _noise(ids: np.ndarray, length: int, settings: _Settings, device: torch.device) -> Tensor | None:

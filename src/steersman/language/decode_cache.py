@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
 from steersman.core.errors import UserError
-from steersman.language.decode_llama import Step, read
+from steersman.language.decode_llama import NOBODY, Seen, Step, read
+from steersman.language.layers import layer_states
 from steersman.language.row_attention import CannotFlatten, attending, evaluating, unknown_tensors
 from steersman.language.trunk import agree, capability, trunk_of, unwrap
 
@@ -185,11 +186,14 @@ class SharedPrompts:
         yield torch.full((1, 1), self.length + self.filled)
         self.filled += 1
 
-    def forward(self, trunk: Any, token: Tensor, step: Step | None = None, **more: Any) -> Tensor:
-        """Last hidden states ``[R, D]`` of one more token a row, ``[R]``; by `step` where the trunk was read as one."""
+    def forward(self, trunk: Any, token: Tensor, step: Step | None = None, seen: Seen = NOBODY, **more: Any) -> Tensor:
+        """Last hidden states ``[R, D]`` of one more token a row, ``[R]``; by `step` where the trunk was read as one.
+
+        A `step` adds the states between layers to `seen`; otherwise hooks see them.
+        """
         with self.next_token() as position:
             if step is not None:
-                return step(token, self.length + self.filled, self.attend)
+                return step(token, self.length + self.filled, self.attend, seen)
             inputs = {"position_ids": position, "use_cache": False, "steersman_prompts": self}
             hidden: Tensor = trunk(token[:, None], **inputs, **more)[0][:, 0]
             return hidden
@@ -308,10 +312,14 @@ def _probe(base: Any, step: Step | None = None) -> bool:
     block = (torch.arange(8) * 7 + 3).view(2, 4).remainder(config.vocab_size)
     tokens = (torch.arange(9) * 5 + 1).view(3, 3).remainder(config.vocab_size)
     parent, kept = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
-    truth = trunk(torch.cat([block[parent], tokens], 1), use_cache=False)[0][:, 4:]
+    # A step leaves the modules out, so that it must give the states between layers itself.
+    layers = config.num_hidden_layers
+    between: dict[int, list[Tensor]] = {n: [] for n in range(layers + 1)} if step is not None else {}
     calls: list[nn.Module] = []
     right = True
     try:
+        with layer_states(trunk, layers, between) as states:
+            truth = trunk(torch.cat([block[parent], tokens], 1), use_cache=False)[0][:, 4:]
         cache = trunk(block, use_cache=True).past_key_values
         if not plain(cache):
             return False
@@ -321,8 +329,10 @@ def _probe(base: Any, step: Step | None = None) -> bool:
                 if i == 2:
                     prompts.select(kept)
                     tokens, truth = tokens[kept], truth[kept]
-                last = prompts.forward(trunk, tokens[:, i], step, steersman_calls=calls)
+                    states = {number: [x[0][kept]] for number, x in states.items()}
+                last = prompts.forward(trunk, tokens[:, i], step, between, steersman_calls=calls)
                 right = right and agree(last, truth[:, i])
+                right = right and all(agree(x[i][:, 0], states[n][0][:, 4 + i]) for n, x in between.items())
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError):
         return False
-    return right and (step is not None or len(calls) == 3 * config.num_hidden_layers)
+    return right and (step is not None or len(calls) == 3 * layers)

@@ -7,7 +7,7 @@ Whether a trunk has that form is seen from its parts (`read`); that it computes 
 `decode_cache.step_of` to say. Leaves out: the cache and attention (`decode_cache`), other forms of model, gradients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,10 @@ _BY_LENGTH = {"dynamic", "longrope"}
 """Kinds of rotation whose angles depend on how long the longest row is."""
 _JOIN_BELOW = 2**16
 """Weights of a projection below which a copy of them beside others pays: above, products take all the time."""
+Seen = Mapping[int, list[Tensor]]
+"""States between layers, those of each token in a list of its own (`layers.layer_states`)."""
+NOBODY: Seen = {}
+"""Nobody asks for the states between layers."""
 
 
 class Attend(Protocol):
@@ -121,12 +125,20 @@ class Step:
         sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)  # of a vector whose halves change places
         self.turns = list(zip(cos[0], sin[0], strict=True))
 
-    def __call__(self, token: Tensor, position: int, attend: Attend) -> Tensor:
-        """Last hidden states ``[R, D]`` of tokens ``[R]`` at one position."""
+    def __call__(self, token: Tensor, position: int, attend: Attend, seen: Seen = NOBODY) -> Tensor:
+        """Last hidden states ``[R, D]`` of tokens ``[R]`` at one position.
+
+        Those between layers, ``[R, 1, D]``, are added to the lists of `seen`, as `layers.layer_states` numbers them.
+        """
         x, turn = nn.functional.embedding(token, self.tokens), self.turns[position]
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
+            if number in seen:
+                seen[number].append(x[:, None])
             x = layer(x, *turn, attend)
-        return self.norm(x)
+        last = self.norm(x)
+        if len(self.layers) in seen:
+            seen[len(self.layers)].append(last[:, None])
+        return last
 
 
 def read(trunk: Any, positions: int) -> Step | None:

@@ -4,14 +4,16 @@ Chooses, from what is known of the model, the form of the cache (`decode_cache`)
 last hidden states (`sampler.HeadDraw`) or from its own logits. Leaves out: which rows go on (`decode`).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 from torch import Tensor
 
 from steersman.language.decode_cache import SharedPrompts, attending_shared, make_room, select, shares_prompts, step_of
+from steersman.language.decode_llama import NOBODY, Seen
+from steersman.language.layers import count_layers, layer_states
 from steersman.language.sampler import HeadDraw, Sampling, choose
 from steersman.language.trunk import capability, output_weight, trunk_of, unwrap
 
@@ -46,14 +48,26 @@ class Forward:
         new: most tokens of a response.
         options: how tokens are drawn.
         head: `head_of` the model.
+        layers: numbers of those whose states are kept in `states`.
     """
 
+    states: Mapping[int, Tensor]
+    """Of the tokens taken in last, of each layer asked for: ``[P, L, D]`` of the prompts, then ``[R, 1, D]``."""
+
     def __init__(
-        self, model: Any, block: Tensor, parent: Tensor, new: int, options: Sampling, head: Head | None
+        self,
+        model: Any,
+        block: Tensor,
+        parent: Tensor,
+        new: int,
+        options: Sampling,
+        head: Head | None,
+        layers: Sequence[int] = (),
     ) -> None:
-        self.model, self.options, self.head = unwrap(model), options, head
-        self.trunk = trunk_of(self.model)
-        self.last, self.cache = self._run(block, use_cache=True)
+        self.model, self.options, self.head, self.layers = unwrap(model), options, head, layers
+        self.trunk, self.states = trunk_of(self.model), {}
+        with self._reading():
+            self.last, self.cache = self._run(block, use_cache=True)
         if len(block) < len(parent):
             self.last = self.last[parent]
         total, window = block.shape[1] + new, capability(model).window
@@ -67,6 +81,16 @@ class Forward:
     def attention(self) -> AbstractContextManager[None]:
         """To be open around `advance`."""
         return nullcontext() if self.shared is None else attending_shared(self.trunk)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Seen]:
+        """Around a forward of whose layers `states` are kept, if there are any."""
+        if not self.layers:
+            yield NOBODY
+            return
+        with layer_states(self.trunk, count_layers(self.model.config), self.layers) as seen:
+            yield seen
+        self.states = {number: found[-1] for number, found in seen.items()}
 
     def _run(self, ids: Tensor, **inputs: Any) -> tuple[Tensor, Any]:
         """Last hidden states ``[N, D]`` where there is a head to draw with, else logits ``[N, V]``; and the cache."""
@@ -91,9 +115,10 @@ class Forward:
 
     def advance(self, token: Tensor) -> None:
         """Take in one token a row, ``[R]``."""
-        if self.shared is None:
-            self.last, _ = self._run(token[:, None], past_key_values=self.cache, use_cache=True)
-        elif self.head is None:
-            self.last = self.shared.forward(self.model, token, logits_to_keep=1)
-        else:
-            self.last = self.shared.forward(self.trunk, token, self.step)
+        with self._reading() as seen:
+            if self.shared is None:
+                self.last, _ = self._run(token[:, None], past_key_values=self.cache, use_cache=True)
+            elif self.head is None:
+                self.last = self.shared.forward(self.model, token, logits_to_keep=1)
+            else:
+                self.last = self.shared.forward(self.trunk, token, self.step, seen)

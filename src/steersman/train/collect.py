@@ -16,6 +16,7 @@ from steersman.core.types import STOP_LENGTH, Rollouts
 from steersman.objective.advantage.group import group_counts
 from steersman.reward.verifiable import Graded
 from steersman.task.world import World, grades
+from steersman.train.captured import by_sampler, drawing_with, taken
 from steersman.train.own_code import apply
 from steersman.train.passes import Passes, Rows
 
@@ -72,10 +73,11 @@ def collect(
         now = replace(at, round=round_)
         prompts = world.draw(settings.prompts, at.seed, at.step, round_)
         known |= dict(zip(prompts.group.tolist(), prompts.rows, strict=True))
-        drawn.append(engine.sample(prompts, settings.drawing, now, at.seed))
+        asked = by_sampler(stages, passes.own, now)
+        drawn.append(engine.sample(prompts, drawing_with(settings.drawing, asked), now, at.seed))
         drawn[-1], graded = grade(engine, world, drawn[-1], rows_of(drawn[-1]))
         counted.add(drawn[-1], graded)
-        part, metrics = run_stages(stages[:first], drawn[-1], passes, rows_of, now)
+        part, metrics = run_stages(stages[:first], taken(passes, asked, drawn[-1]), passes, rows_of, now)
         parts.append(part)
         told.append(metrics)
         kept += len(part.group.unique())

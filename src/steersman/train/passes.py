@@ -128,6 +128,7 @@ class Passes:
         self.engine, self.encode, self.temperature, self.context = engine, encode, temperature, context
         self.old, self.own = old, own
         self.done: dict[str, Pass] = {}
+        self.sampled: set[str] = set()
         self.tokens = 0
 
     def before(self, stage: Component, rollouts: Rollouts, rows: Rows, at: Moment = START) -> Rollouts:
@@ -173,7 +174,7 @@ class Passes:
                 x = torch.zeros(0, *(shown.ids.shape[1:] if per_token(stream) else ()), *_width(stream))
             elif shown is not part and per_token(stream) and first.quantity != "divergence":
                 x = back(x, shown, part)
-            _check_numbers(x, first.by, name, chosen)
+            check_numbers(x, first.by, name, chosen)
             whole = x.new_zeros(len(rollouts), *x.shape[1:])
             whole[asked & ~chosen] = torch.nan
             whole[chosen] = x
@@ -229,7 +230,7 @@ def _merged(shared: Mapping[tuple[Any, ...], list[Pass]]) -> list[list[Pass]]:
     return list(groups.values())
 
 
-def _check_numbers(x: Tensor, by: str, quantity: str, chosen: Tensor) -> None:
+def check_numbers(x: Tensor, by: str, quantity: str, chosen: Tensor) -> None:
     """Refuse what would poison everything behind it; a row is named by its place in the batch."""
     bad = torch.isnan(x.flatten(1) if x.ndim > 1 else x[:, None]).any(1)
     if bool(bad.any()):

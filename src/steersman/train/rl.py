@@ -176,6 +176,8 @@ class RLLearner:
         passes = Passes(self.engine, self.world.encode, temperature, self.engine.context, old, self.own)
         found = collect(self.engine, self.world, self.stages, passes, self.settings, at, drawn)
         batch = found.rollouts
+        for name in sorted(passes.sampled):
+            self._once(f"{name} comes from the sampler: no scoring pass is run for it")
         if self.updates > 1 and "logp_old" not in batch.streams and self.settings.old == "sampler":
             assert batch.logp_behaviour is not None
             batch = batch.with_streams(logp_old=batch.logp_behaviour)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steersman.core.component import Tail
 from steersman.core.types import Rollouts
 
 
@@ -22,6 +23,11 @@ class PromptEnd:
 
     most: int
     predicted: bool = False
+
+    @property
+    def tail(self) -> Tail | None:
+        """The same tokens for a sampler."""
+        return None if self.predicted else Tail("prompt", self.most)
 
     def __call__(self, rollouts: Rollouts) -> Bool[Tensor, "N L"]:
         """Which tokens they are."""
@@ -36,6 +42,11 @@ class ReasoningEnd:
 
     most: int
     ends: tuple[int, ...] = ()
+
+    @property
+    def tail(self) -> Tail:
+        """The same tokens for a sampler."""
+        return Tail("response", self.most, self.ends)
 
     def __call__(self, rollouts: Rollouts) -> Bool[Tensor, "N L"]:
         """Which tokens they are."""

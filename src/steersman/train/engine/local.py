@@ -25,7 +25,7 @@ from steersman.task.world import Prompts
 from steersman.train.critic import end_values, token_values
 from steersman.train.engine.compared import live_against, scored_against
 from steersman.train.engine.scored import scored
-from steersman.train.engine.teacher import check_follows, check_vocabulary, follow
+from steersman.train.engine.teacher import check_follows, check_mixes, check_vocabulary, follow
 from steersman.train.engine.work import (
     MOST_SAMPLES,
     Averaged,
@@ -59,6 +59,9 @@ class LocalEngine:
         teacher: a frozen model, or an analytic policy (`language.compare.Teacher`).
         teacher_rate: 0 = the teacher stays as it is; above, it is a copy of the policy that follows it, by this share
             of the distance after each step: teacher += rate (policy - teacher).
+        teacher_every: steps between two such moves.
+        teacher_mix: above 0, below 1: the teacher is teacher^(1 - mix) policy^mix, normalised, of two distributions
+            behind the same text (`head_divergence.Mixed`): wherever the policy goes, it stays near the teacher.
         shared_vocabulary: ids that policy and teacher have in common, where they have spare rows of different number;
             None = all ids, of which they have equally many.
     """
@@ -77,6 +80,8 @@ class LocalEngine:
         micro_tokens: int = 4096,
         teacher: nn.Module | Teacher | None = None,
         teacher_rate: float = 0.0,
+        teacher_every: int = 1,
+        teacher_mix: float = 0.0,
         shared_vocabulary: int | None = None,
     ) -> None:
         self.policy, self.critic = policy, critic
@@ -86,10 +91,13 @@ class LocalEngine:
         self.models: dict[str, Any] = {name: model for name, model in given.items() if model is not None}
         self.optimisers = {"policy": optimiser} | ({"critic": critic_optimiser} if critic_optimiser else {})
         self.micro_tokens, self.shared_vocabulary, self.teacher_rate = micro_tokens, shared_vocabulary, teacher_rate
+        self.teacher_every, self.teacher_mix = teacher_every, teacher_mix
         if teacher is not None:
             check_vocabulary(policy, teacher, shared_vocabulary)
         if teacher_rate:
-            check_follows(policy, self.models.get("teacher"), teacher_rate)
+            check_follows(policy, self.models.get("teacher"), teacher_rate, teacher_every)
+        if teacher_mix:
+            check_mixes(teacher, teacher_mix)
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +140,7 @@ class LocalEngine:
             sample_ids=torch.from_numpy(ids.reshape(-1)),
             step=at.step,
             batch_tokens=drawing.batch_tokens,
+            states=drawing.states,
         )
         return label(drawn, prompts, drawing.samples, at.step)
 
@@ -282,7 +291,7 @@ class LocalEngine:
             if name in trains:
                 moved = optimiser.apply(step)
                 told |= moved if name == "policy" else {f"{name}_{k}": v for k, v in moved.items()}
-        if self.teacher_rate and "policy" in trains:
+        if self.teacher_rate and "policy" in trains and (step + 1) % self.teacher_every == 0:
             follow(self._followed(), self.policy, self.teacher_rate)
         return told
 

@@ -5,13 +5,14 @@ Leaves out: forward passes and processes (`local`, `distributed`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from steersman.core.types import Rollouts
+from steersman.language.capture import TailState
 from steersman.language.sampler import Sampling
 from steersman.task.world import Prompts
 from steersman.train.terms import MAXIMUM, Live, Term
@@ -56,6 +57,7 @@ class Drawing:
         stop_strings: texts that end one; they need the tokenizer.
         tokenizer: decodes for stop strings.
         batch_tokens: most tokens in the cache at a time; changes nothing but memory and speed.
+        states: means of hidden states to be taken on the way, by stream.
     """
 
     samples: int
@@ -65,6 +67,7 @@ class Drawing:
     stop_strings: tuple[str, ...] = ()
     tokenizer: Any = None
     batch_tokens: int = 32_768
+    states: Mapping[str, TailState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "start": {"kind": "self"},
     "live": {"kind": "self", "version": "live"},
     "average": {"kind": "self", "version": "average", "rate": 0.5},
+    "average every other step": {"kind": "self", "version": "average", "rate": 1.0, "every": 2},
+    "mixture": {"kind": "self", "version": "mixture", "rate": 0.3},
+    "mixture told nothing": {"kind": "self", "version": "mixture", "tell": "nothing"},
     "average told nothing": {"kind": "self", "version": "average", "tell": "nothing"},
 }
 
@@ -148,7 +151,7 @@ def test_every_kind_of_teacher(desk: SimpleNamespace, run: Any, name: str) -> No
     done = run(made)
     first = done.rows[0]["train/loss/distill"]
     assert first >= 0
-    assert (first > 1e-3) == (name != "average told nothing")  # that one is the policy itself before the first step
+    assert (first > 1e-3) == ("told nothing" not in name)  # those are the policy itself before the first step
 
 
 def test_the_own_teacher_of_a_task(run: Any, tmp_path: Path) -> None:
@@ -189,7 +192,7 @@ def test_a_run_and_its_checkpoint_can_teach(desk: SimpleNamespace, run: Any) -> 
         run(recipe(desk, loss={"teacher": {"path": str(list_checkpoints(adapters.folder / "ckpt")[-1])}}), "other")
 
 
-@pytest.mark.parametrize("version", ["start", "average"])
+@pytest.mark.parametrize("version", ["start", "average", "mixture"])
 def test_adapters_can_be_taught_by_what_they_adapt(desk: SimpleNamespace, run: Any, version: str) -> None:
     usual = recipe(desk, model={"lora": {"rank": 2}}, task={"train": str(desk.answered)}).model_dump(exclude_none=True)
     usual["loss"] = {"kind": "distill", "teacher": {"kind": "self", "version": version, "rate": 0.5}}
@@ -232,12 +235,15 @@ def test_what_it_costs_is_told_before(desk: SimpleNamespace) -> None:
 
 def test_the_tables_become_the_other_side_of_the_loss(desk: SimpleNamespace) -> None:
     sides = {}
-    for version in ("start", "live", "average"):
+    for version in ("start", "live", "average", "mixture"):
         found = Distill(teacher=SelfTeacher(version=version), divergence="jsd", beta=0.3, top_k=7).against
         assert found.before is not None
         assert (found.form.kind, found.form.beta, found.form.top_k) == ("jsd", 0.3, 7)
         sides[version] = found.by
-    assert sides == {"start": "reference", "live": "policy", "average": "teacher"}
+    assert sides == {"start": "reference", "live": "policy", "average": "teacher", "mixture": "teacher"}
+    cut = Distill(teacher=ModelTeacher(path="x"), top_k=7, top_of="teacher", tail=False).against.form
+    assert (cut.top_k, cut.of, cut.tail) == (7, "teacher", False)
+    assert Distill(teacher=ModelTeacher(path="x"), divergence="sampled").against.form.kind == "sampled"
     assert Distill(teacher=ModelTeacher(path="x")).against.by == "teacher"
     hinted = recipe(desk).model_dump(exclude_none=True) | {"task": {"kind": "chain_sum"}}
     hinted["loss"] = {"kind": "distill", "teacher": {"kind": "self"}}
@@ -272,6 +278,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": {"teacher": {"kind": "self", "version": "live", "tell": "nothing"}}},
         "compared with itself",
     ),
+    "a mixture of the policy alone": (
+        {"loss": {"teacher": {"kind": "self", "version": "mixture", "rate": 1.0}}},
+        'version = "live"',
+    ),
+    "a beat of what does not move": ({"loss": {"teacher": {"kind": "self", "every": 2}}}, "every is read only where"),
+    "a cut of the whole vocabulary": ({"loss": {"tail": False}}, "there is no top_k"),
+    "a cut of one token": ({"loss": {"divergence": "sampled", "top_k": 5}}, "leave top_k out"),
     "an end of jsd": ({"loss": {"divergence": "jsd", "beta": 1.0}}, "beta"),
     "no such divergence": ({"loss": {"divergence": "kl"}}, "divergence"),
     "a keep of 0": ({"stages": [{"kind": "select_tokens", "keep": 0.0}]}, "keep"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from steersman.core.noise import generator, permutation
 from steersman.core.types import Rollouts
 from steersman.objective.components import Aggregation
 from steersman.objective.components_tip import SelectTokens
-from steersman.objective.divergence import divergence
+from steersman.objective.divergence import divergence, sampled_unchecked
 from steersman.objective.select.tokens import select
 from steersman.train.engine.local import LocalEngine
 from steersman.train.engine.work import Job
@@ -30,8 +31,12 @@ from steersman.train.terms_distill import distill_term
 FLOAT32 = 1e-5
 """Of the largest gradient: other rows share the products."""
 HEAT = 0.8
+DRAWN = SelectTokens(rule="entropy", mode="sample", keep=0.4, alpha=0.5, gamma=1.5, unbiased=True)
 BOTH = frozenset({"policy", "critic"})
-FORMS = [Form(), Form("forward_kl"), Form("jsd", 0.3), Form(top_k=4)]
+FORMS = [
+    Form(), Form("forward_kl"), Form("jsd", 0.3), Form(top_k=4), Form("jsd", top_k=4, of="teacher", tail=False),
+    Form("sampled"),
+]  # fmt: skip
 
 
 def engine(teacher: Any = None, micro: int = 4096, **options: Any) -> LocalEngine:
@@ -39,6 +44,11 @@ def engine(teacher: Any = None, micro: int = 4096, **options: Any) -> LocalEngin
     optimiser = Optimiser(policy.named_parameters(), AdamW(lr=1e-3), 4)
     known = {"reference": language_model(2), "teacher": language_model(1) if teacher is None else teacher}
     return LocalEngine(policy, optimiser, **known, micro_tokens=micro, **options)
+
+
+def engine_parts() -> tuple[Any, Optimiser]:
+    policy = language_model(0)
+    return policy, Optimiser(policy.named_parameters(), AdamW(), 1)
 
 
 def weighed(rollouts: Rollouts, seed: int = 3, share: float = 0.4) -> Rollouts:
@@ -64,7 +74,10 @@ def naive(policy: Any, other: Any, rollouts: Rollouts, shown: Rollouts, mask: Te
         z = policy(rollouts.ids[i : i + 1, :t]).logits[0, -1] / HEAT
         with torch.no_grad():
             y = other(shown.ids[i : i + 1, :s]).logits[0, -1] / HEAT
-        total = total + divergence(z, y, form.kind, form.beta, form.top_k)
+        if form.kind == "sampled":
+            total = total + sampled_unchecked(z, y, rollouts.ids[i, t])
+        else:
+            total = total + divergence(z, y, form.kind, form.beta, form.top_k, form.of, form.tail)
     return total
 
 
@@ -97,6 +110,43 @@ def test_loss_and_gradient_are_those_of_whole_models(form, by):
     others = [*made.models["teacher"].parameters(), *made.models["reference"].parameters()]
     assert all(p.grad is None for p in others)
     assert not made.models["teacher"].training
+
+
+class Mixture:
+    """Two whole models whose log-probabilities are averaged."""
+
+    def __init__(self, first: Any, second: Any, share: float) -> None:
+        self.first, self.second, self.share = first, second, share
+
+    def __call__(self, ids: Tensor) -> Any:
+        one, two = ((m(ids).logits / HEAT).log_softmax(-1) for m in (self.first, self.second))
+        return SimpleNamespace(logits=HEAT * ((1 - self.share) * one + self.share * two))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_teacher_mixed_with_the_policy_behind_the_same_text(form):
+    made, rollouts = engine(micro=24, teacher_mix=0.3), weighed(responses(FIRST, 1))
+    shown, term = hinted(rollouts), distill_term(Against(before=len, form=form), Aggregation())
+    told, found = step(made, rollouts, term, shown)
+    mask, policy = term.mask(rollouts), language_model(0)
+    other = Mixture(language_model(1), language_model(0), 0.3)
+    loss = naive(policy, other, rollouts, shown, mask, form) / mask.sum()
+    loss.backward()
+    assert told["loss/distill"] == pytest.approx(float(loss.detach()), rel=FLOAT32)
+    assert close(found, grads(policy))  # nothing flows through the policy's part of the teacher
+    assert all(p.grad is None for p in made.models["teacher"].parameters())
+
+
+def test_a_mixture_lies_between_the_teacher_and_the_policy():
+    rollouts, form = responses(FIRST, 1), Form()
+    far = [engine(teacher_mix=m).compare(rollouts, rollouts, "teacher", [form], HEAT)[form] for m in (0.0, 0.2, 0.9)]
+    inside = rollouts.action
+    assert bool((far[0][inside] > far[1][inside]).all())
+    assert bool((far[1][inside] > far[2][inside]).all())
+    same = engine(language_model(0), teacher_mix=0.4).compare(rollouts, rollouts, "teacher", [form], HEAT)[form]
+    assert float(same.abs().max()) <= FLOAT32
+    analytic = engine(Broken(-3.0), teacher_mix=0.4).compare(rollouts, rollouts, "teacher", [form], HEAT)[form]
+    assert bool((analytic[inside] > 0).all())
 
 
 @pytest.mark.parametrize("change", ["micro", "chunk", "padding", "order"])
@@ -230,6 +280,12 @@ def test_a_policy_that_broke_is_named():
         (lambda: engine(object()), "object is no analytic policy"),
         (lambda: engine(teacher_rate=1.5), "teacher_rate: is 1.5"),
         (lambda: engine(Broken(0.0), teacher_rate=0.1), "only a copy of the policy can follow it"),
+        (lambda: engine(language_model(0), teacher_rate=0.1, teacher_every=0), "teacher_every: is 0"),
+        (lambda: engine(teacher_mix=1.0), "teacher_mix: is 1.0"),
+        (lambda: LocalEngine(*engine_parts(), teacher_mix=0.5), "no teacher to mix the policy with"),
+        (lambda: distill_term(Against(form=Form("sampled", top_k=3)), Aggregation()), "and no other"),
+        (lambda: distill_term(Against(form=Form(top_k=3, of="me")), Aggregation()), "of: is 'me'"),
+        (lambda: toys.learner({"stages": [DRAWN], "loss": toys.Clipped()}), "asks for a pass by a teacher"),
         (lambda: distill_term(Against("policy"), Aggregation()), "compared with itself"),
         (lambda: distill_term(Against(form=Form("jsd", 0.0)), Aggregation()), "0 < beta < 1"),
         (lambda: distill_term(Against(form=Form("kl")), Aggregation()), "unknown divergence"),
@@ -302,6 +358,34 @@ def test_a_teacher_that_follows_moves_by_its_rate_and_is_in_the_checkpoint():
     assert "teacher" not in engine().state_dict()
 
 
+def test_a_copy_is_taken_every_so_many_steps():
+    """rate 1 every two steps: the policy of two steps ago, then that of now; a resumed engine keeps the beat."""
+    made = engine(language_model(0), teacher_rate=1.0, teacher_every=2)
+    shown, term = hinted(responses(FIRST, 1)), distill_term(Against(before=len), Aggregation())
+    states = []
+    for i in range(5):
+        if i == 3:
+            kept = {k: x.clone() for k, x in flat(made.state_dict()).items()}
+            later = engine(language_model(0), teacher_rate=1.0, teacher_every=2)
+            later.load_state_dict(copied(made.state_dict()))
+            assert all(torch.equal(x, kept[k]) for k, x in flat(later.state_dict()).items())
+        for e in (made, later) if i >= 3 else (made,):
+            e.accumulate([Job(responses(FIRST, 1), (term,), shown)], BOTH)
+            e.apply(i, BOTH)
+        vectors = (
+            torch.cat([p.detach().flatten() for p in made.models[n].parameters()]) for n in ("policy", "teacher")
+        )
+        states.append(tuple(vectors))
+    policy, teacher = zip(*states, strict=True)
+    assert torch.equal(teacher[1], policy[1])
+    assert torch.equal(teacher[2], policy[1])
+    assert torch.equal(teacher[4], teacher[3])
+    assert torch.equal(teacher[3], policy[3])
+    assert not torch.equal(teacher[0], policy[0])
+    again = torch.cat([p.detach().flatten() for p in later.models["teacher"].parameters()])
+    assert torch.equal(again, teacher[4])
+
+
 def test_both_divergences_and_the_entropy_come_out_of_one_comparison():
     made = toys.learner({**toys.METHODS["tip"], "stages": [SelectTokens(keep=0.4), SelectTokens(rule="q3", keep=0.5)]})
     calls: list[Any] = []
@@ -340,15 +424,36 @@ def test_rows_without_another_text_count_nowhere():
     assert torch.equal(shown.prompt_length - batch.prompt_length, torch.where(there, 3, 0))
 
 
-@pytest.mark.parametrize("name", ["distil", "tip", "self-distil"])
+def made_of(name: str, **changes: Any) -> Any:
+    """A learner of `toys.METHODS`, or of the ways to choose tokens and to make a teacher that are only here."""
+    own = {"drawn": "tip", "mixed": "self-distil", "copied": "self-distil", "sampled": "tip"}
+    method = dict(toys.METHODS[own.get(name, name)]) | ({"minibatches": 1} if changes.pop("whole", False) else {})
+    if name == "drawn":
+        method["stages"] = [DRAWN]
+    if name == "sampled":
+        method["against"] = Against(form=Form("sampled"))
+    if name == "mixed":
+        method |= {"teacher": 2, "teacher_rate": 0.0}
+    if name == "copied":
+        method["teacher_rate"] = 1.0
+    made = toys.learner(method, **changes)
+    made.engine.teacher_mix = 0.3 if name == "mixed" else 0.0
+    made.engine.teacher_every = 2 if name == "copied" else 1
+    return made
+
+
+LOOPS = ["distil", "tip", "self-distil", "drawn", "mixed", "copied", "sampled"]
+
+
+@pytest.mark.parametrize("name", LOOPS)
 def test_resumed_at_any_step_it_goes_on_to_the_bit(name):
-    whole = toys.learner(name, total=5)
+    whole = made_of(name, total=5)
     states, told = [], []
     for i in range(5):
         states.append(copied(whole.state_dict()))
         told.append(whole.step(i))
     for first in range(1, 5):
-        again = toys.learner(name, total=5)
+        again = made_of(name, total=5)
         again.load_state_dict(states[first])
         rest = [again.step(i) for i in range(first, 5)]
         assert [{k: float(v) for k, v in t.items()} for t in rest] == [
@@ -366,13 +471,13 @@ def copied(state: Any) -> Any:
 
 
 @pytest.mark.parametrize("change", [lambda x: x, toys.widened, toys.shuffled], ids=["micro", "padding", "order"])
-@pytest.mark.parametrize("name", ["tip", "self-distil"])
+@pytest.mark.parametrize("name", [x for x in LOOPS if x != "distil"])
 def test_steps_of_the_loop_do_not_depend_on_cuts_padding_or_order(name, change: Callable[[Rollouts], Rollouts]):
-    method = toys.METHODS[name] | {"minibatches": 1}  # which rows make up a part of a batch is a matter of order
-    first = toys.learner(method, total=2)
+    # which rows make up a part of a batch is a matter of order
+    first = made_of(name, total=2, whole=True)
     drawn = toys.record(first.engine)
     told = [first.step(i) for i in range(2)]
-    again = toys.learner(method, total=2, micro=30)
+    again = made_of(name, total=2, micro=30, whole=True)
     toys.replay(again.engine, drawn, change)
     for i in range(2):
         found = again.step(i)

@@ -15,6 +15,8 @@ from steersman.train.engine.work import Drawing
 from steersman.train.optimise import AdamW, Optimiser
 
 AT = Moment(seed=2, step=3, total=9)
+ROUNDING = 1e-4
+"""Of weights that are 1.5 and -0.5 powers of sums in float32, relative."""
 SIZE = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32}
 
 
@@ -45,6 +47,29 @@ def test_the_set_is_that_of_any_micro_batches(drawn, rule, mode):
     width = sets[0].shape[1]
     assert torch.equal(kept[:, :width], sets[0][order])
     assert not kept[:, width:].any()
+
+
+@pytest.mark.parametrize("jsd_top_k", [None, 4])
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_draws_by_entropy_and_divergence_are_those_of_any_micro_batches(drawn, jsd_top_k, unbiased):
+    known = {"alpha": 1.5, "gamma": 0.5, "jsd_top_k": jsd_top_k, "unbiased": unbiased}
+    stage = SelectTokens(rule="entropy", mode="sample", keep=0.2, **known)
+    (asked,) = stage.passes()
+
+    def weights(micro, rows):
+        made = engine(micro)
+        far = made.compare(rows, rows, asked.by, [asked.form])[asked.form]
+        scored = score(made, rows).with_streams(divergence_jsd=far)
+        return stage(scored, AT)[0].streams["token_weight"]
+
+    first = weights(4096, drawn)
+    for micro in (26, 333):
+        again = weights(micro, drawn)
+        assert torch.equal(again != 0, first != 0)
+        assert torch.allclose(again, first, rtol=ROUNDING)
+    order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(0))
+    moved = weights(100, drawn.index(order).widen(40))
+    assert torch.equal(moved[:, : first.shape[1]] != 0, first[order] != 0)
 
 
 def test_a_large_divergence_does_not_leak_into_the_next_row(drawn):

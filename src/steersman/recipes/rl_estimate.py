@@ -50,7 +50,8 @@ def measures(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = (
     work = parameters * (2 * drawn + (2 * passes + 6 * rollout.epochs) * seen)
     memory = memory_of(ready.config, parameters, trained, runtime.micro_tokens, recipe) + 4 * parameters * reference
     teacher, copied = _teacher(recipe, ready.teacher, parameters)
-    compares = any("divergence" in n for s in recipe.stages for n in s.needs)
+    streams = [n for s in recipe.stages for n in (*s.needs, *(p.stream for p in s.passes()))]
+    compares = any("divergence" in n for n in streams)
     work += 2 * seen * (teacher * rollout.epochs + compares * (parameters + teacher))
     memory += 4 * copied
     if recipe.critic is not None:
@@ -76,7 +77,8 @@ def measures(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = (
 def _teacher(recipe: RLRecipe, ready: TeacherReady, parameters: int) -> tuple[int, int]:
     """Parameters of the teacher, and those of them that are not the policy's or the reference's own."""
     if isinstance(recipe.teacher, SelfTeacher):
-        return parameters, parameters * (recipe.teacher.version == "average")
+        mixed = recipe.teacher.version == "mixture"
+        return parameters * (1 + mixed), parameters * (mixed or recipe.teacher.version == "average")
     if ready.found is None:
         return 0, 0
     from transformers import AutoConfig

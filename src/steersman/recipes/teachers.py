@@ -13,7 +13,7 @@ from steersman.objective.credit.hints import Hint
 from steersman.train.terms import Against
 
 RATE = 0.05
-"""Of a teacher that follows the policy, as SDPO has it."""
+"""Of a teacher that follows the policy or is mixed with it, as SDPO has it."""
 
 
 class ModelTeacher(Component):
@@ -40,10 +40,12 @@ class SelfTeacher(Component):
     """The policy itself, told something: self-distillation (OPSD, SDPO)."""
 
     kind: Literal["self"] = "self"
-    version: Literal["start", "live", "average"] = Field(
-        "start", description="as it was before training, as it is, or a moving average of its weights"
+    version: Literal["start", "live", "average", "mixture"] = Field(
+        "start",
+        description="as it was before training, as it is, a moving average of its weights, or start and live mixed",
     )
-    rate: float = Field(RATE, gt=0, le=1, description="of the average: its step towards the policy")
+    rate: float = Field(RATE, gt=0, le=1, description="of an average its step to the policy, of a mixture its part")
+    every: int = Field(1, ge=1, description="optimiser steps between two moves of an average")
     tell: Literal["nothing", "answer", "sibling", "sibling_answer"] = Field(
         "answer", description="what it is told first: an answer, a correct response to the same prompt, or its answer"
     )
@@ -55,6 +57,10 @@ class SelfTeacher(Component):
     def _differs(self) -> "SelfTeacher":
         if self.tell == "nothing" and self.version == "live":
             raise ValueError("version is live and tell is nothing: the policy is compared with itself")
+        if self.version == "mixture" and self.rate == 1:
+            raise ValueError('a mixture of which the policy is all is version = "live"; take a rate below 1')
+        if self.every > 1 and self.version != "average":
+            raise ValueError(f'every is read only where version is "average", and it is {self.version!r}')
         if self.behind and self.tell != "sibling":
             raise ValueError(f'behind is read only where tell is "sibling", and it is {self.tell!r}')
         return self
@@ -88,11 +94,14 @@ class Distill(Component):
 
     kind: Literal["distill"] = "distill"
     teacher: AnyTeacher = Field(description="whom the policy learns from")
-    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = Field(
-        "reverse_kl", description="KL(policy || teacher), KL(teacher || policy), or Jensen-Shannon"
+    divergence: Literal["reverse_kl", "forward_kl", "jsd", "sampled"] = Field(
+        "reverse_kl",
+        description="KL(policy || teacher), KL(teacher || policy), Jensen-Shannon, or the first by drawn tokens",
     )
     beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in jsd")
-    top_k: int | None = Field(None, ge=1, description="the policy's likeliest k tokens and all others as one")
+    top_k: int | None = Field(None, ge=1, description="the likeliest k tokens and all others as one; absent = all")
+    top_of: Literal["policy", "teacher"] = Field("policy", description="whose likeliest")
+    tail: bool = Field(True, description="whether the others count; without them the k alone, renormalised")
     impossible: Literal["refuse", "leave_out"] = Field(
         "refuse", description="tokens to which the teacher gives no chance at all: an error, or out of both"
     )
@@ -100,10 +109,19 @@ class Distill(Component):
         None, gt=0, allow_inf_nan=False, description="bound of a weight for tokens of an older policy; absent = none"
     )
 
+    @model_validator(mode="after")
+    def _cuts(self) -> "Distill":
+        if self.top_k is None and (self.top_of, self.tail) != ("policy", True):
+            raise ValueError("top_of and tail say how top_k cuts the vocabulary, and there is no top_k")
+        if self.top_k is not None and self.divergence == "sampled":
+            raise ValueError("sampled reads the token that was drawn and no other; leave top_k out")
+        return self
+
     @property
     def against(self) -> Against:
         """The other side of the loss."""
-        form, teacher = Form(self.divergence, self.beta, self.top_k, self.impossible), self.teacher
+        cut = self.impossible, self.top_of, self.tail
+        form, teacher = Form(self.divergence, self.beta, self.top_k, *cut), self.teacher
         if not isinstance(teacher, SelfTeacher):
             return Against("teacher", None, form)
         by: Literal["reference", "policy", "teacher"]

@@ -140,7 +140,12 @@ def teacher_options(recipe: RLRecipe, ready: TeacherReady, device: torch.device)
     if ready.known is not None:
         return {"teacher": ready.known}
     if isinstance(spec, SelfTeacher) and spec.version == "average":
-        return {"teacher": load_trained(recipe, device).requires_grad_(False), "teacher_rate": spec.rate}
+        model = load_trained(recipe, device).requires_grad_(False)
+        return {"teacher": model, "teacher_rate": spec.rate, "teacher_every": spec.every}
+    if isinstance(spec, SelfTeacher) and spec.version == "mixture":
+        model = load_model(recipe.model.reference or recipe.model.path, device=device).requires_grad_(False)
+        set_precision(model, recipe.model.precision)
+        return {"teacher": model, "teacher_mix": spec.rate}
     if ready.found is None:
         return {}
     model = load_found(ready.found, device)

@@ -13,15 +13,22 @@ from torch import Tensor
 from steersman.core.component import Form
 from steersman.core.types import Rollouts
 from steersman.language.compare import Compared, Known, Side, compare, other_side, places
+from steersman.language.head_divergence import Mixed
 from steersman.train.terms import Live, Term, against_of, compared, union
 
 
 def side_of(engine: Any, by: str, part: Rollouts, shown: Rollouts, chosen: Tensor, temperature: float) -> Side:
-    """The other side at the chosen tokens of `part`: one call of its trunk on `shown`, or none of an analytic one."""
+    """The other side at the chosen tokens of `part`: one call of its trunk on `shown`, or none of an analytic one.
+
+    Into a teacher that is mixed with the policy goes a second call, of the policy on `shown`.
+    """
     rows, columns = places(chosen, part, shown)
     if by == "teacher" and engine.known is not None:
-        return Known(engine.known, shown.ids, rows, columns, temperature)
-    side: Side = engine.through(by, other_side, shown, rows, columns, temperature)
+        side: Side = Known(engine.known, shown.ids, rows, columns, temperature)
+    else:
+        side = engine.through(by, other_side, shown, rows, columns, temperature)
+    if by == "teacher" and engine.teacher_mix:
+        side = Mixed(side, engine.through("policy", other_side, shown, rows, columns, temperature), engine.teacher_mix)
     return side
 
 

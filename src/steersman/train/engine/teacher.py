@@ -47,17 +47,31 @@ def _rows(side: Any) -> int:
     return int(config.get_text_config().vocab_size)
 
 
-def check_follows(policy: nn.Module, teacher: nn.Module | None, rate: float) -> None:
-    """Refuse a rate out of range, and a teacher that is no copy of the policy.
+def check_follows(policy: nn.Module, teacher: nn.Module | None, rate: float, every: int = 1) -> None:
+    """Refuse a rate or a number of steps out of range, and a teacher that is no copy of the policy.
 
     Raises:
         UserError: says what is wrong.
     """
     if not 0 < rate <= 1:
         raise UserError(f"is {rate}", where="teacher_rate", allowed="0 <= teacher_rate <= 1")
+    if every < 1:
+        raise UserError(f"is {every}", where="teacher_every", allowed="1 or more")
     own = {} if teacher is None else {n: p.shape for n, p in teacher.named_parameters()}
     if any(own.get(n) != p.shape for n, p in trainable_state(policy).items()):
         raise UserError("only a copy of the policy can follow it", where="teacher")
+
+
+def check_mixes(teacher: nn.Module | Teacher | None, mix: float) -> None:
+    """Refuse a share out of range, and one of nobody.
+
+    Raises:
+        UserError: says what is wrong.
+    """
+    if not 0 < mix < 1:
+        raise UserError(f"is {mix}", where="teacher_mix", allowed="0 <= teacher_mix < 1")
+    if teacher is None:
+        raise UserError("there is no teacher to mix the policy with", where="teacher_mix", cure="Give teacher=.")
 
 
 @torch.no_grad()

@@ -78,8 +78,8 @@ def sentence(results: Sequence[Result]) -> str:
     told = []
     found = value_of(results, EVIDENCE)
     if found is not None and found["prompts"]["cepo"]["filler"]:
-        ratios = [f"{ratio(found['prompts'][m]):.0f} times with {m.upper()}" for m in ("cepo", "rlsd")]
-        told.append(f"Evidence on running sums is that on fillers {' and '.join(ratios)}.")
+        ratios = [f"{ratio(found['prompts'][m]):.0f} times ({m.upper()})" for m in ("cepo", "rlsd")]
+        told.append(f"Running sums get {' and '.join(ratios)} the evidence of fillers.")
         told.append(f"The first error of wrong responses is found with area {mean(found['auc']['cepo']).value:.2f}.")
     ends = {n: float(np.mean([final(v) for v in runs.values()])) for n in MAIN_ARMS
             if (runs := runs_of(results, n, MAIN))}  # fmt: skip

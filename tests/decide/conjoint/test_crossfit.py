@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from steersman.core.errors import UserError
+from steersman.decide.conjoint.baselines import amce, best_levels
 from steersman.decide.conjoint.crossfit import (
-    amce,
-    best_levels,
     bootstrap_respondents,
     choose_lam,
     crossfit_value,

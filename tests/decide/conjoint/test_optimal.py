@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from conjoint_cases import random_design, random_model
 
 from steersman.core.errors import UserError
 from steersman.decide.conjoint.data import Factor
-from steersman.decide.conjoint.optimal import INDEFINITE, INTERIOR, OUTSIDE, optimize_policy
+from steersman.decide.conjoint.optimal import AT_KINK, INDEFINITE, INTERIOR, OUTSIDE, optimize_policy
 from steersman.decide.conjoint.outcome import Outcome, Terms
+from steersman.decide.conjoint.penalty import Penalty
 from steersman.decide.conjoint.policy import FactoredPolicy, Grid, slices
 
 SAME = 1e-8
@@ -21,26 +23,8 @@ DIFFERENCE = 1e-4
 DELTA = 1e-5
 """Central differences of step `DIFFERENCE` against exact derivatives, relative."""
 BOOTSTRAP = 0.1
-
-
-def factors(*sizes):
-    return tuple(Factor(f"f{d}", tuple(f"l{i}" for i in range(k))) for d, k in enumerate(sizes))
-
-
-def random_model(seed, sizes=(3, 2, 4), link="linear", paired=True, scale=0.05, crossed=True, cov=False):
-    fs = factors(*sizes)
-    pairs = tuple((i, j) for j in range(len(sizes)) for i in range(j)) if crossed else ()
-    terms = Terms(fs, tuple(sorted(pairs)))
-    rng = np.random.default_rng(seed)
-    p = len(terms.names)
-    a = rng.normal(size=(p + 1, p + 1)) * 0.01
-    return Outcome(terms, rng.normal(size=p) * scale, 0.5 if link == "linear" else 0.0, link, paired,
-                   a @ a.T if cov else None)  # fmt: skip
-
-
-def random_design(seed, fs):
-    rng = np.random.default_rng(seed)
-    return [rng.dirichlet(np.full(len(f.levels), 5.0)) for f in fs]
+UNROLLED, UNROLLING = 200, 0.01
+"""Steps, and how far standard errors by unrolling may be from ours, relative."""
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -57,18 +41,48 @@ def test_closed_form_equals_the_numerical_optimum(seed):
         assert abs(closed.se - numerical.se) < SAME
 
 
-def test_closed_form_equals_the_papers_linear_system():
-    model, lam = random_model(3), 0.4
-    design = random_design(3, model.factors)
+def test_closed_form_on_random_instances_where_it_applies_and_refused_where_not():
+    """Whether it applies is found by the paper's matrix: eigenvalues below zero, and its solution inside [0, 1]."""
+    applied, refused = 0, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        sizes = tuple(rng.integers(2, 5, rng.integers(1, 4)))
+        model = random_model(seed, sizes, scale=float(rng.uniform(0.02, 0.3)), paired=bool(seed % 2))
+        design, lam = random_design(seed, model.factors), float(10 ** rng.uniform(-1.5, 0.5))
+        c, b = paper_system(model, design, lam)
+        solution = np.linalg.solve(c, b)
+        owner = np.concatenate([[d] * (k - 1) for d, k in enumerate(sizes)])
+        rest = 1 - np.bincount(owner, solution)
+        applies = np.linalg.eigvalsh(c).max() < 0 and min(solution.min(), rest.min()) >= 0
+        if applies:
+            applied += 1
+            closed = optimize_policy(model, design, lam=lam, method="closed")
+            numerical = optimize_policy(model, design, lam=lam, method="numerical")
+            assert np.abs(closed.policy.x[model.terms.mains] - solution).max() < SAME
+            assert np.abs(closed.policy.x - numerical.policy.x).max() < SAME
+        else:
+            refused += 1
+            with pytest.raises(UserError, match="closed form does not hold"):
+                optimize_policy(model, design, lam=lam, method="closed")
+    assert min(applied, refused) >= 15
+
+
+def paper_system(model, design, lam):
+    """C and B of the paper's linear system, in the levels that are not held out."""
     mains, k = model.terms.mains, len(model.terms.mains)
     _, gamma = model.terms.matrix(model.theta)
     owner = np.concatenate([[d] * (len(f.levels) - 1) for d, f in enumerate(model.factors)])
     same = owner[:, None] == owner[None, :]
     c = np.where(same, -2 * lam, gamma[np.ix_(mains, mains)]) - 2 * lam * np.eye(k)
     p = np.concatenate(design)[mains]
-    b = -model.theta[:k] - 4 * lam * p - 2 * lam * ((same - np.eye(k)) @ p)
-    found = optimize_policy(model, design, lam=lam, method="closed").policy.x[mains]
-    assert np.abs(found - np.linalg.solve(c, b)).max() < SAME
+    return c, -model.theta[:k] - 4 * lam * p - 2 * lam * ((same - np.eye(k)) @ p)
+
+
+def test_closed_form_equals_the_papers_linear_system():
+    model, lam = random_model(3), 0.4
+    design = random_design(3, model.factors)
+    found = optimize_policy(model, design, lam=lam, method="closed").policy.x[model.terms.mains]
+    assert np.abs(found - np.linalg.solve(*paper_system(model, design, lam))).max() < SAME
 
 
 def test_binary_main_effects_move_by_beta_over_four_lam():
@@ -234,6 +248,102 @@ def test_refusals():
             optimize_policy(model, **options)
     with pytest.raises(UserError, match="no opponent"):
         optimize_policy(random_model(0, paired=False), opponent=[[1, 0, 0], [1, 0], [1, 0, 0, 0]])
-    with pytest.raises(UserError, match="too many to enumerate"):
-        optimize_policy(random_model(0, (8, 8, 8, 9), link="logit", crossed=False))
+    with pytest.raises(UserError, match="no level 'l9'"):
+        optimize_policy(random_model(0), forbidden=[{"f0": "l9"}])
     assert optimize_policy(random_model(0, (8, 8, 8, 9), crossed=False), lam=2.0).status == INTERIOR
+
+
+@pytest.mark.parametrize("kind", ["l1", "linf"])
+def test_kinked_penalties_equal_a_linear_program(kind):
+    """One factor makes a linear program: max g.x - lam R over x and its absolute differences or its maximum."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        p, g, lam, k = rng.dirichlet(np.ones(4)), rng.normal(size=4), float(rng.uniform(0, 2)), 4
+        found = Penalty(kind, lam, p, (slice(0, 4),)).best(g, p)
+        extra, eye = (k if kind == "l1" else 1), np.eye(k)
+        if kind == "l1":
+            above, bound = np.block([[eye, -eye], [-eye, -eye]]), np.concatenate([p, -p])
+        else:
+            above, bound = np.concatenate([eye, -np.ones((k, 1))], 1), np.zeros(k)
+        best = scipy.optimize.linprog(
+            np.concatenate([-g, np.full(extra, lam)]), above, bound, [[1.0] * k + [0.0] * extra], [1.0]
+        )
+        value = g @ found - Penalty(kind, lam, p, (slice(0, 4),)).value(found)
+        assert abs(value + best.fun) < SAME
+
+
+@pytest.mark.parametrize("penalty", ["l1", "linf"])
+def test_optima_at_kinks(penalty):
+    model = random_model(1, cov=True)
+    found = optimize_policy(model, random_design(1, model.factors), penalty, lam=0.01)
+    assert found.status == AT_KINK
+    assert found.residual < EXACT
+    assert found.policy_se.max() == 0.0
+    assert found.se > 0
+    heavy = optimize_policy(model, random_design(1, model.factors), penalty, lam=10.0).policy
+    wanted = np.concatenate(
+        random_design(1, model.factors) if penalty == "l1" else [np.full(k, 1 / k) for k in (3, 2, 4)]
+    )
+    assert np.abs(heavy.x - wanted).max() < EXACT
+
+
+def test_without_a_penalty_lam_does_nothing():
+    model = random_model(1)
+    found = optimize_policy(model, penalty="none", lam=5.0)
+    assert found.penalty == 0.0
+    assert np.abs(found.policy.x - optimize_policy(model, lam=0.0).policy.x).max() < EXACT
+
+
+def test_forbidden_combinations_are_reported():
+    model = random_model(2)
+    rules = [{"f0": "l0", "f1": "l1"}, {"f1": "l1", "f2": "l3"}, {"f0": "l0", "f1": "l0"}]
+    found = optimize_policy(model, lam=0.5, forbidden=rules)
+    grid = Grid(model.factors)
+    t = grid.profiles
+    bad = ((t[:, 0] == 0) & (t[:, 1] == 1)) | ((t[:, 1] == 1) & (t[:, 2] == 3)) | ((t[:, 0] == 0) & (t[:, 1] == 0))
+    assert abs(found.forbidden - grid.joint(found.policy.x)[bad].sum()) < EXACT
+    assert optimize_policy(model, lam=0.5).forbidden is None
+
+
+def test_delta_method_equals_unrolled_gradients():
+    """Gradient steps on softmax logits in torch, differentiated through all of them."""
+    import torch
+
+    model, lam = random_model(6, (3, 2, 2), scale=0.2, cov=True), 0.5
+    found = optimize_policy(model, lam=lam)
+    parts, crossed, mains = slices(model.factors), torch.tensor(model.terms.crossed), torch.tensor(model.terms.mains)
+    theta = torch.tensor(model.theta, requires_grad=True)
+
+    def policy(a):
+        return torch.cat([torch.softmax(a[s], 0) for s in parts])
+
+    def eta(x):
+        return torch.cat([x[mains], x[crossed[:, 0]] * x[crossed[:, 1]]]) @ theta
+
+    p, a = torch.tensor(found.design.x), torch.tensor(np.log(found.design.x), requires_grad=True)
+    for _ in range(UNROLLED):
+        x = policy(a)
+        objective = 0.5 + eta(x) - eta(p) - lam * ((x - p) ** 2).sum()
+        a = a + 2.0 * torch.autograd.grad(objective, a, create_graph=True)[0]
+    x = policy(a)
+    rows = [torch.autograd.grad(v, theta, retain_graph=True)[0].numpy() for v in (*x, 0.5 + eta(x) - eta(p))]
+    se = np.sqrt(np.einsum("ki,ij,kj->k", rows, model.cov[1:, 1:], rows))
+    # The intercept moves the value by itself and the policy not at all.
+    full = np.concatenate([[1.0], rows[-1]])
+    assert se[:-1] == pytest.approx(found.policy_se, rel=UNROLLING)
+    assert np.sqrt(full @ model.cov @ full) == pytest.approx(found.se, rel=UNROLLING)
+
+
+def test_any_model_of_pairs_plugs_in():
+    model = random_model(5, (3, 2, 2), link="logit", cov=True)
+
+    class Plugged:
+        factors = model.factors
+
+        def pair_prob(self, first, second):
+            return model.predict(first, second)
+
+    found, plugged = optimize_policy(model, lam=0.1), optimize_policy(Plugged(), lam=0.1)
+    assert np.abs(found.policy.x - plugged.policy.x).max() < SAME
+    assert abs(found.value - plugged.value) < SAME
+    assert (plugged.se, found.se > 0) == (0.0, True)

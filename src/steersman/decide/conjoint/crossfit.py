@@ -1,9 +1,9 @@
-"""What a chosen policy is worth on respondents who did not help to choose it; respondents drawn again; AMCE.
+"""What a chosen policy is worth on respondents who did not help to choose it; respondents drawn again.
 
 The model that chose a policy is too fond of it. Here policies are chosen on all folds but one and judged on that one,
 folds made of whole respondents. Leaves out: the value of an equilibrium on held-out data, which no randomised pair
 reveals without a model. Source: Jerzak, Chandra and Hazra 2025, section 4; doubly robust estimates: Dudik, Langford and
-Li 2011; AMCE: Hainmueller, Hopkins and Yamamoto 2014.
+Li 2011.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from steersman.core import noise
 from steersman.core.errors import UserError
 from steersman.decide.conjoint.data import ConjointData
 from steersman.decide.conjoint.optimal import normal_interval, optimize_policy
-from steersman.decide.conjoint.outcome import Outcome, PairLinear, PairLogit, RatingLinear, RatingLogit
+from steersman.decide.conjoint.outcome import Outcome, PairLinear, PairLogit, RatingLinear, RatingLogit, respondents
 from steersman.decide.conjoint.penalty import Kind
-from steersman.decide.conjoint.policy import FactoredPolicy, design_policy, slices
+from steersman.decide.conjoint.policy import FactoredPolicy, design_policy
 from steersman.decide.conjoint.surface import surface
 from steersman.stats.intervals import Interval
 
@@ -73,7 +73,7 @@ def crossfit_value(
 
     Edge cases: pairs count in both orders, a half each.
     """
-    units = _units(data)
+    units = respondents(data)
     count = int(units.max()) + 1
     if not 2 <= folds <= count:
         raise UserError(f"{folds} folds do not fit {count} respondents", where="folds", allowed=f"2 to {count}")
@@ -165,7 +165,7 @@ def bootstrap_respondents(
     """
     if resamples < 2:
         raise UserError(f"{resamples} resamples are too few", where="bootstrap", allowed="2 or more")
-    units = _units(data)
+    units = respondents(data)
     order = np.argsort(units, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(units))[:-1])
     out = []
@@ -175,40 +175,3 @@ def bootstrap_respondents(
         own = np.repeat(np.arange(len(drawn)), [len(rows[j]) for j in drawn])
         out.append(np.asarray(statistic(replace(data.take(taken), cluster=own)), np.float64))
     return np.stack(out)
-
-
-def amce(data: ConjointData) -> Outcome:
-    """Average marginal component effects: each level's mean outcome less that of its factor's last level.
-
-    Least squares of profiles' outcomes on levels without interactions, clustered by respondent (pairs: by pair where
-    no respondent is named).
-
-    Returns:
-        A model of ratings whose coefficients are the effects; `best_levels` makes its policy.
-    """
-    if data.second is None:
-        return RatingLinear(interactions="none").fit(data)
-    flat = replace(
-        data,
-        first=np.concatenate([data.first, data.second]),
-        second=None,
-        outcome=np.concatenate([data.outcome, 1 - data.outcome]),
-        cluster=np.tile(_units(data), 2),
-        group=None if data.group is None else np.tile(data.group, 2),
-        party=None,
-    )
-    return RatingLinear(interactions="none").fit(flat)
-
-
-def best_levels(effects: Outcome) -> FactoredPolicy:
-    """The policy that always fields each factor's best level by main effects: the rule of thumb to beat."""
-    b, _ = effects.terms.matrix(effects.theta)
-    x = np.zeros_like(b)
-    for s in slices(effects.factors):
-        x[s.start + int(b[s].argmax())] = 1.0
-    return FactoredPolicy(effects.factors, x)
-
-
-def _units(data: ConjointData) -> np.ndarray:
-    """Number of the respondent of each row; rows of their own where none is named."""
-    return np.arange(len(data)) if data.cluster is None else np.unique(data.cluster, return_inverse=True)[1]

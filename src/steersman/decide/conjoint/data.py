@@ -88,6 +88,11 @@ class ConjointData:
             party=party,
         )
 
+    def joined(self, other: "ConjointData") -> "ConjointData":
+        """These rows, then those of ``other``, which must have the same columns."""
+        pairs = {k: (getattr(self, k), getattr(other, k)) for k in _ROWS}
+        return replace(self, **{k: None if a is None else np.concatenate([a, b]) for k, (a, b) in pairs.items()})
+
     def between(self, a: str, b: str) -> "ConjointData":
         """Pairs of one profile of party ``a`` and one of party ``b``, that of ``a`` first.
 

@@ -1,35 +1,31 @@
 """Two parties who choose policies over profiles against one another: equilibrium, exploitability, standard errors.
 
 A maximises Q - lam R(x_A, p), B maximises (1 - Q) - lam R(x_B, p); saddle function Phi = Q - lam R(A) + lam R(B). The
-solver is extragradient (Korpelevich 1976) with Khobotov's step rule, on probabilities for l2 and on logits for the
-others, and Newton's method at the end. Product policies make the game non-concave: what is found is a stationary point,
-and its exploitability says how much either could gain. Leaves out: pay-offs (`election`).
+solver is extragradient (Korpelevich 1976) or optimistic gradient (Popov 1980) with Khobotov's step rule, on
+probabilities for l2 and on logits for the others, and Newton's method at the end (`solvers`). Product policies make the
+game non-concave: what is found is a stationary point, and its exploitability says how much either could gain. Leaves
+out: pay-offs (`election`); penalties with kinks, under which equilibria sit where derivatives jump.
 Source: Jerzak, Chandra and Hazra 2025, section 5 and Algorithm 1 (simultaneous steps, here the solver "simultaneous").
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from steersman.core.errors import UserError
 from steersman.decide.conjoint.election import Election, Primary
 from steersman.decide.conjoint.optimal import AT_BOUNDARY, normal_interval, search, tangent
-from steersman.decide.conjoint.outcome import Outcome
-from steersman.decide.conjoint.penalty import Kind, Penalty, to_simplex
+from steersman.decide.conjoint.outcome import OutcomeModel
+from steersman.decide.conjoint.penalty import KINKED, Kind, Penalty, to_simplex
 from steersman.decide.conjoint.policy import FactoredPolicy, design_policy
+from steersman.decide.conjoint.solvers import CONVERGED, SOLVERS, Name, solve
 from steersman.decide.conjoint.surface import Tabled
 from steersman.stats.intervals import Interval
 
-SOLVERS = ("extragradient", "simultaneous")
-CONVERGED = 1e-12
 NEWTON = 30
-TRIED_EVERY = 20
-"""Steps of the solver between two attempts to end with Newton's method."""
 STATIONARY = 1e-9
-SAFE = 0.7
-"""Khobotov: a step times the change of the slopes may be this part of the change of the point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +62,20 @@ class GameResult:
 
 
 def solve_game(
-    models: Mapping[str, Outcome],
+    models: Mapping[str, OutcomeModel],
     shares: Mapping[str, float],
     institution: Primary | None = None,
     design: Any = None,
     penalty: Kind = "l2",
     lam: float = 0.05,
     parties: tuple[str, str] | None = None,
-    solver: Literal["extragradient", "simultaneous"] = "extragradient",
+    solver: Name = "extragradient",
     steps: int = 5000,
     step: float = 1.0,
     restarts: int = 5,
     tolerance: float = 0.01,
     seed: int = 0,
+    newton: bool = True,
 ) -> GameResult:
     """Policies of two parties such that neither gains by moving a little, and how much either gains by moving far.
 
@@ -87,14 +84,16 @@ def solve_game(
         shares: of the groups among voters, summing to one.
         institution: primaries, or None.
         design: of both parties and of the field candidates, see `optimize_policy`.
-        penalty, lam: see `optimize_policy`; the same for both.
+        penalty, lam: see `optimize_policy`; the same for both; l1 and linf are refused.
         parties: names of the two; None = the first two groups.
-        solver: extragradient; simultaneous = plain steps of fixed length, which may circle.
+        solver: extragradient; ogda = optimistic, one slope a step instead of two; simultaneous = plain steps of fixed
+            length, which may circle.
         steps: most steps.
-        step: first (extragradient) or fixed length of a step.
+        step: first (halved until safe) or fixed (simultaneous) length of a step.
         restarts: random starts of the best responses.
         tolerance: exploitability that still counts as equilibrium.
         seed: of the starts.
+        newton: whether extragradient and ogda may end with Newton's method.
 
     Raises:
         UserError: as `Election`, an option out of range, fewer than two groups, too many profiles.
@@ -105,11 +104,14 @@ def solve_game(
         raise UserError("a game needs two groups", where="game", cure="name the parties")
     if steps < 1 or not step > 0:
         raise UserError("steps and their length must be positive", where="game")
+    if penalty in KINKED:
+        raise UserError(f"{penalty!r} has kinks, a game needs slopes", where="penalty",
+                        allowed="l2, kl, reverse_kl, none")  # fmt: skip
     first, second = parties or tuple(models)[:2]
     base = design_policy(next(iter(models.values())).factors, design)
     game = _Game(Election(models, shares, (first, second), base.x, institution), Penalty(penalty, lam, base.x))
     start = np.concatenate([base.x, base.x])
-    z, taken = game.extragradient(start, steps, step) if solver == SOLVERS[0] else game.simultaneous(start, steps, step)
+    z, taken = solve(game, solver, start, steps, step, newton)
     return _result(game, z, taken, base, restarts, tolerance, seed)
 
 
@@ -118,7 +120,7 @@ class _Game:
 
     def __init__(self, election: Election, penalty: Penalty) -> None:
         self.election, self.penalty, self.grid = election, penalty, election.grid
-        self.size = len(penalty.p)
+        self.size, self.euclidean = len(penalty.p), penalty.kind in ("l2", "none")
         self.parts = [*self.grid.slices, *(slice(s.start + self.size, s.stop + self.size) for s in self.grid.slices)]
 
     def surfaces(self, z: np.ndarray) -> tuple[Tabled, Tabled]:
@@ -142,24 +144,6 @@ class _Game:
             [-cross.T, qb.hessian(b) - np.diag(self.penalty.curvature(b))],
         ])  # fmt: skip
 
-    def extragradient(self, z: np.ndarray, steps: int, step: float) -> tuple[np.ndarray, int]:
-        """z_half = move(z, F(z)), z = move(z, F(z_half)), the step halved until safe; Newton once that settles."""
-        for taken in range(1, steps + 1):
-            slope = self._direction(z)
-            while True:
-                half = self._move(z, step * slope)
-                there = self._direction(half)
-                change = np.linalg.norm(half - z)
-                if step * np.linalg.norm(there - slope) <= SAFE * change or change < CONVERGED:
-                    break
-                step /= 2
-            z = self._move(z, step * there)
-            if taken % TRIED_EVERY == 0 or change < CONVERGED:
-                ended = self.polish(z)
-                if change < CONVERGED or self.settled(ended):
-                    return ended, taken
-        return self.polish(z), steps
-
     def settled(self, z: np.ndarray) -> bool:
         """Whether neither player gains by a small move: no slope among positive levels, none towards a level at zero,
         no upward curvature."""
@@ -177,28 +161,19 @@ class _Game:
                 return False
         return True
 
-    def simultaneous(self, z: np.ndarray, steps: int, step: float) -> tuple[np.ndarray, int]:
-        """z = move(z, F(z)) with steps of fixed length."""
-        taken, done = 0, False
-        while not done and taken < steps:
-            taken += 1
-            moved = self._move(z, step * self._direction(z))
-            done, z = np.abs(moved - z).max() < CONVERGED, moved
-        return z, taken
-
-    def _direction(self, z: np.ndarray) -> np.ndarray:
+    def direction(self, z: np.ndarray) -> np.ndarray:
         """Slopes by probabilities (l2), or by logits: x (g - mean of g)."""
         g = self.slopes(z)
-        if self.penalty.kind == "l2":
+        if self.euclidean:
             return g
         return np.concatenate([z[s] * (g[s] - z[s] @ g[s]) for s in self.parts])
 
-    def _move(self, z: np.ndarray, way: np.ndarray) -> np.ndarray:
+    def move(self, z: np.ndarray, way: np.ndarray) -> np.ndarray:
         """Projection of z + way (l2), or softmax of log z + way; levels that the design excludes stay at zero."""
         out, on = np.zeros_like(z), np.tile(self.penalty.p > 0, 2)
         for s in self.parts:
             free = np.flatnonzero(on[s]) + s.start
-            if self.penalty.kind == "l2":
+            if self.euclidean:
                 out[free] = to_simplex(z[free] + way[free])
             else:
                 weight = z[free] * np.exp(way[free] - way[free].max())
@@ -227,24 +202,21 @@ class _Game:
         return gained
 
     def variances(self, z: np.ndarray) -> tuple[float, np.ndarray]:
-        """Delta method: variance of Q and of every probability; models are independent of one another."""
+        """Delta method: variance of Q and of every probability."""
         a, b = z[: self.size], z[self.size :]
         ja, jb, basis = self.grid.jacobian(a), self.grid.jacobian(b), tangent(z, self.parts)
         pa, pb = self.grid.joint(a), self.grid.joint(b)
         slope = np.concatenate([ja.T @ self.election.M @ pb, jb.T @ (self.election.M.T @ pa)])
         inner = basis.T @ self.jacobian(z) @ basis
-        value, policy = 0.0, np.zeros(len(z))
-        for model, da, db in self.election.derivatives(pa, pb).values():
-            if model.cov is None:
-                continue
+        totals = {}
+        for name, (_, da, db) in self.election.derivatives(pa, pb).items():
             moved = np.zeros((len(z), da.shape[1]))
             if basis.size:
                 pushed = basis.T @ np.concatenate([ja.T @ da, -jb.T @ db])
                 moved = -basis @ np.linalg.lstsq(inner, pushed, rcond=None)[0]
-            total = pa @ da + slope @ moved
-            value += float(total @ model.cov @ total)
-            policy += ((moved @ model.cov) * moved).sum(1)
-        return max(value, 0.0), np.maximum(policy, 0.0)
+            totals[name] = np.concatenate([(pa @ da + slope @ moved)[None], moved])
+        out = self.election.variance(totals) + np.zeros(1 + len(z))
+        return float(out[0]), out[1:]
 
 
 def _result(

@@ -2,12 +2,13 @@
 
 max_x Q(x) - lam R(x, p), x a product of distributions. Closed form where the link is linear, the penalty L2 and the
 problem concave with an interior optimum; otherwise ascent by exact best responses of one factor at a time, from several
-starts, and Newton's method at the end. Leaves out: opponents who choose (`game`), honest evaluation (`crossfit`).
-Source: Jerzak, Chandra and Hazra 2025, Proposition 3.1 and section 4; their package ascends softmax logits by sampled
-gradients instead.
+starts, and Newton's method at the end (not under l1 and linf, whose optima lie at kinks). Leaves out: opponents who
+choose (`game`), honest evaluation (`crossfit`). Source: Jerzak, Chandra and Hazra 2025, Proposition 3.1 and section 4;
+their package ascends softmax logits by sampled gradients instead.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import scipy.linalg
 
 from steersman.core import noise
 from steersman.core.errors import UserError
-from steersman.decide.conjoint.outcome import Outcome
+from steersman.decide.conjoint.outcome import OutcomeModel
 from steersman.decide.conjoint.penalty import Kind, Penalty
 from steersman.decide.conjoint.policy import FactoredPolicy, design_policy, slices
 from steersman.decide.conjoint.surface import Quadratic, Surface, surface
@@ -25,9 +26,11 @@ INTERIOR = "interior optimum"
 OUTSIDE = "outside simplex -> projected solver used"
 INDEFINITE = "indefinite -> local solver used"
 BOUNDARY = "boundary optimum"
+AT_KINK = "optimum at a kink of the penalty"
 AT_BOUNDARY = 1e-9
 """A probability below this counts as zero: its level no longer moves."""
-SWEEPS = 20_000
+SWEEPS, FEW_SWEEPS = 20_000, 200
+"""Of a surface that is exact, or sampled."""
 CONVERGED = 1e-13
 NEWTON = 30
 
@@ -41,13 +44,15 @@ class PolicyResult:
         design: the design it may not stray far from.
         value: Q at the optimum, by the same model that chose it, and therefore optimistic (`crossfit_value` is honest).
         se: its standard error (delta method), given the model, the penalty and lam; 0 where the model has none.
-        policy_se: [M] of each probability; 0 for those at zero.
+        policy_se: [M] of each probability; 0 for those at zero, and for all under l1 and linf.
         gain, gain_se: Q at the optimum less Q at the design.
         status: closed form, or why another solver was used; a local solver promises no global optimum.
-        residual: largest slope left along directions that stay inside; 0 at a stationary point.
+        residual: largest slope left along directions that stay inside, or (l1, linf) the most that the best response of
+            one factor gains; 0 at a stationary point.
         boundary: some allowed level has probability zero, where standard errors are not valid.
         least_lam: the lam above which the problem is concave (linear link, L2), else None.
         penalty: what it cost to leave the design, lam R.
+        forbidden: chance of a profile that the design forbids; None = nothing was named.
     """
 
     policy: FactoredPolicy
@@ -62,6 +67,7 @@ class PolicyResult:
     boundary: bool
     least_lam: float | None
     penalty: float
+    forbidden: float | None = None
 
     def interval(self, level: float = 0.95) -> Interval:
         """Normal interval of the value; see `se` for what it leaves out."""
@@ -77,7 +83,7 @@ def normal_interval(value: float, se: float, level: float = 0.95) -> Interval:
 
 
 def optimize_policy(
-    model: Outcome,
+    model: OutcomeModel,
     design: Any = None,
     penalty: Kind = "l2",
     lam: float = 0.05,
@@ -85,33 +91,37 @@ def optimize_policy(
     method: Literal["auto", "closed", "numerical"] = "auto",
     restarts: int = 5,
     seed: int = 0,
+    forbidden: Sequence[Mapping[str, str]] = (),
 ) -> PolicyResult:
     """Maximise the mean outcome less lam times the distance from the design.
 
     Args:
         model: the outcome model.
         design: distribution of the randomisation: an array per factor, a mapping by name, or None = uniform.
-        penalty: l2, kl (KL(design || policy)) or reverse_kl (KL(policy || design)).
+        penalty: l2, kl (KL(design || policy)), reverse_kl (KL(policy || design)), l1, linf or none; see `penalty`.
         lam: >= 0, in units of the outcome.
         opponent: policy of the other profile of a pair, as ``design``; None = the design (the average case).
         method: auto = the closed form where it applies; closed = refuse where it does not; numerical = never.
         restarts: random starts of the numerical solver, besides the design.
-        seed: of the starts.
+        seed: of the starts, and of the profiles drawn where there are too many to enumerate.
+        forbidden: combinations {factor: level, ...} that the design never shows; factors being independent, a policy
+            may field them, and how often is reported.
 
     Raises:
         UserError: the closed form was asked for where it does not hold; an option out of range; an opponent for
-            ratings; a logit with too many profiles.
+            ratings; a forbidden combination of factors or levels that do not exist.
 
     Edge cases: levels that the design never shows stay at zero. lam = 0 gives a vertex, flagged as boundary.
     """
     base = design_policy(model.factors, design)
-    if opponent is not None and not model.paired:
+    paired = getattr(model, "paired", True)
+    if opponent is not None and not paired:
         raise UserError("ratings have no opponent", where="opponent")
     if method not in ("auto", "closed", "numerical"):
         raise UserError(f"{method!r} is no method", where="method", allowed="auto, closed, numerical")
     other = base if opponent is None else design_policy(model.factors, opponent)
-    kept_near = Penalty(penalty, lam, base.x)
-    q = surface(model, other.x if model.paired else None)
+    kept_near = Penalty(penalty, lam, base.x, tuple(slices(model.factors)))
+    q = surface(model, other.x if paired else None, seed)
     quadratic = isinstance(q, Quadratic) and penalty == "l2"
     if method == "closed" and not quadratic:
         raise UserError("the closed form needs a linear link and the penalty l2", where="method", cure="method auto")
@@ -125,8 +135,9 @@ def optimize_policy(
         )  # fmt: skip
     if x is None or method == "numerical":
         x = search(q, kept_near, slices(model.factors), restarts, seed)
-        status = status or (BOUNDARY if _at_boundary(x, base.x) else INTERIOR)
-    return _result(model, q, kept_near, base, x, status, least)
+        status = status or (AT_KINK if kept_near.kinked else BOUNDARY if _at_boundary(x, base.x) else INTERIOR)
+    found = _result(model, q, kept_near, base, x, status, least)
+    return replace(found, forbidden=found.policy.chance(forbidden)) if forbidden else found
 
 
 def closed_form(
@@ -197,17 +208,19 @@ def search(
 
 def _ascend(q: Surface, penalty: Penalty, parts: list[slice], x: np.ndarray) -> np.ndarray:
     x = x.copy()
-    for _ in range(SWEEPS):
+    for _ in range(FEW_SWEEPS if q.noise else SWEEPS):
         before = x.copy()
-        for s in parts:
-            x[s] = penalty.best(q.gradient(x)[s], penalty.p[s])
-        if np.abs(x - before).max() < CONVERGED:
+        for d, s in enumerate(parts):
+            x[s] = penalty.best(q.partial(x, d), penalty.p[s])
+        if np.abs(x - before).max() <= max(CONVERGED, q.noise):
             break
     return x
 
 
 def polish(q: Surface, penalty: Penalty, parts: list[slice], x: np.ndarray) -> np.ndarray:
     """Newton steps among the levels that are not at zero, ended by one that leaves the simplex or does not help."""
+    if penalty.kinked or q.noise:
+        return x
     for _ in range(NEWTON):
         z = tangent(x, parts)
         slope = z.T @ (q.gradient(x) - penalty.gradient(x))
@@ -232,7 +245,7 @@ def policy_theta(q: Surface, penalty: Penalty, parts: list[slice], x: np.ndarray
     Z'(dQ/dx - d penalty/dx) = 0 gives dx = -Z (Z'H Z)^-1 Z' d2Q/dx dtheta, H the objective's second derivative.
     """
     z, mixed = tangent(x, parts), q.gradient_theta(x)
-    if not z.size:
+    if not z.size or penalty.kinked:
         return np.zeros_like(mixed)
     curve = z.T @ (q.hessian(x) - np.diag(penalty.curvature(x))) @ z
     return -z @ np.linalg.lstsq(curve, z.T @ mixed, rcond=None)[0]
@@ -243,19 +256,39 @@ def _at_boundary(x: np.ndarray, p: np.ndarray) -> bool:
 
 
 def _result(
-    model: Outcome, q: Surface, penalty: Penalty, base: FactoredPolicy, x: np.ndarray, status: str, least: float | None
+    model: OutcomeModel,
+    q: Surface,
+    penalty: Penalty,
+    base: FactoredPolicy,
+    x: np.ndarray,
+    status: str,
+    least: float | None,
 ) -> PolicyResult:
     parts = slices(model.factors)
-    z, jacobian = tangent(x, parts), policy_theta(q, penalty, parts, x)
+    jacobian, known = policy_theta(q, penalty, parts, x), getattr(model, "cov", None)
     total = q.value_theta(x) + q.gradient(x) @ jacobian
-    cov = np.zeros((len(total), len(total))) if model.cov is None else model.cov
+    cov = np.zeros((len(total), len(total))) if known is None else known
     gain = total - q.value_theta(base.x)
-    left = np.abs(z.T @ (q.gradient(x) - penalty.gradient(x))).max() if z.size else 0.0
+    left = _left(q, penalty, parts, x)
     return PolicyResult(
         FactoredPolicy(model.factors, x), base, q.value(x), _spread(total, cov), np.sqrt(_quadratic(jacobian, cov)),
         q.value(x) - q.value(base.x), _spread(gain, cov), status, float(left), _at_boundary(x, base.x), least,
         penalty.value(x),
     )  # fmt: skip
+
+
+def _left(q: Surface, penalty: Penalty, parts: list[slice], x: np.ndarray) -> float:
+    """The residual of `PolicyResult`."""
+    g = q.gradient(x)
+    if not penalty.kinked:
+        z = tangent(x, parts)
+        return float(np.abs(z.T @ (g - penalty.gradient(x))).max()) if z.size else 0.0
+    gains = [0.0]
+    for s in parts:
+        other = x.copy()
+        other[s] = penalty.best(g[s], penalty.p[s])
+        gains.append(float(g[s] @ (other - x)[s]) - penalty.value(other) + penalty.value(x))
+    return max(gains)
 
 
 def _spread(j: np.ndarray, cov: np.ndarray) -> float:

@@ -1,15 +1,16 @@
 """Outcome models of conjoint data: two-way models of a profile's worth, for ratings and for choices between two.
 
 eta(t) = sum_d beta_{d,t_d} + sum_{d<d'} gamma_{d t_d, d' t_d'}, with coefficients of the last level of a factor zero.
-Ratings: E[Y] = link(beta_0 + eta(t)). Pairs: Pr(first is chosen) = link(beta_0 + eta(first) - eta(second)). Leaves out:
-screening of interactions, models with hidden groups. Source: Jerzak, Chandra and Hazra 2025, section 3; covariance:
-Zeileis, Koell and Graham 2020 (cluster-robust, HC1).
+Ratings: E[Y] = link(beta_0 + eta(t)). Pairs: Pr(first is chosen) = link(beta_0 + eta(first) - eta(second)). Anything
+with `pair_prob` can stand in for such a model (`OutcomeModel`), without standard errors. Leaves out: models with hidden
+groups. Source: Jerzak, Chandra and Hazra 2025, section 3; covariance: Zeileis, Koell and Graham 2020 (cluster-robust,
+HC1).
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import scipy.special
@@ -18,8 +19,24 @@ from steersman.core.errors import UserError
 from steersman.decide.conjoint.data import ConjointData, Factor
 from steersman.decide.conjoint.fitting import clustered, independent, least_squares, logistic
 from steersman.decide.conjoint.policy import slices
+from steersman.decide.conjoint.screening import screen
 
 Link = Literal["linear", "logit"]
+INTERACTIONS = ("all", "none", "screened")
+
+
+class OutcomeModel(Protocol):
+    """What optima and games ask of a model of pairs: its factors, and who is chosen.
+
+    One without coefficients (a network) has no ``cov``, and what is computed from it no standard errors.
+    """
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The attributes."""
+
+    def pair_prob(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Pr(first is chosen) [n] of pairs of profiles [n, D] (level numbers)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +142,10 @@ class Outcome:
             eta = eta - self.terms.features(one_hot(self.factors, second)) @ self.theta
         return scipy.special.expit(eta) if self.link == "logit" else eta
 
+    def pair_prob(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """`predict` of pairs; see `OutcomeModel`."""
+        return self.predict(first, second)
+
 
 def one_hot(factors: Sequence[Factor], profiles: np.ndarray) -> np.ndarray:
     """[n, D] level numbers as [n, M] indicators of all levels."""
@@ -136,7 +157,8 @@ class _Fit:
     """What to fit.
 
     Args:
-        interactions: "all", "none", or pairs of factor names.
+        interactions: "all", "none", "screened" (those that a group lasso keeps, see `screening`; the fit that follows
+            and its standard errors do not know of the choice), or pairs of factor names.
         vcov: "cluster" (respondents; each row its own where the data name none) or "model" (independent errors of the
             model's own variance).
         intercept: pairs only: whether the first profile may have an advantage. Leave it False where order was drawn;
@@ -160,46 +182,73 @@ class _Fit:
         Edge cases: collinear columns are dropped and named; perfect separation is met by a ridge of 1e-6, named in
             ``ridge``. Standard errors are conditional on the model being right.
         """
-        terms = Terms(data.factors, self._pairs(data.factors))
+        return self.estimate(data)[0]
+
+    def estimate(self, data: ConjointData, constant: np.ndarray | None = None) -> tuple[Outcome, np.ndarray]:
+        """`fit`, and what each row moves (intercept, theta) by [n, p + 1], from which covariances of sums are made.
+
+        Args:
+            data: pairs or ratings.
+            constant: [n] what the intercept multiplies; None = ones where there is an intercept.
+        """
         _check(data, self.paired, self.link, self.vcov)
-        x = terms.features(one_hot(data.factors, data.first))
-        if data.second is not None:
-            x = x - terms.features(one_hot(data.factors, data.second))
-        constant = self.intercept or not self.paired
-        offset = 0.5 if self.paired and self.link == "linear" and not constant else 0.0
-        x = np.concatenate([np.ones((len(x), 1)), x], 1)
-        count = x.shape[1] if constant else x.shape[1] - 1
+        terms = Terms(data.factors, self._pairs(data))
+        free = self.intercept or not self.paired or constant is not None
+        offset = 0.5 if self.paired and self.link == "linear" and not free else 0.0
+        x = np.concatenate([np.ones((len(data), 1)) if constant is None else constant[:, None],
+                            _columns(terms, data)], 1)  # fmt: skip
+        count = x.shape[1] if free else x.shape[1] - 1
         if count > len(x) / 2:
             raise UserError(
                 f"{count} coefficients are too many for {len(x)} rows", where="outcome model",
-                allowed=f"at most {len(x) // 2}", cure="leave out interactions or factors",
+                allowed=f"at most {len(x) // 2}", cure='leave out interactions or factors, or interactions="screened"',
             )  # fmt: skip
-        names = ["intercept", *terms.names]
-        free = slice(0 if constant else 1, None)
-        kept = independent(x[:, free]) + (0 if constant else 1)
+        names, first = ["intercept", *terms.names], 0 if free else 1
+        kept = independent(x[:, first:]) + first
         fitted = (least_squares if self.link == "linear" else logistic)(x[:, kept], data.outcome - offset)
-        cluster = np.arange(len(x)) if data.cluster is None else np.unique(data.cluster, return_inverse=True)[1]
         full, cov = np.zeros(len(names)), np.zeros((len(names), len(names)))
         full[kept] = fitted.theta
+        cluster = respondents(data)
         cov[np.ix_(kept, kept)] = clustered(fitted, cluster) if self.vcov == "cluster" else fitted.model
-        lost = tuple(n for i, n in enumerate(names) if i not in kept)[0 if constant else 1 :]
+        moves = np.zeros((len(x), len(names)))
+        moves[:, kept] = fitted.scores @ fitted.bread
+        lost = tuple(n for i, n in enumerate(names) if i not in kept)[first:]
         return Outcome(
             terms, full[1:], float(full[0]) + offset, self.link, self.paired, cov, lost, fitted.ridge, len(x),
             int(cluster.max()) + 1,
-        )  # fmt: skip
+        ), moves  # fmt: skip
 
-    def _pairs(self, factors: Sequence[Factor]) -> tuple[tuple[int, int], ...]:
-        names = [f.name for f in factors]
+    def _pairs(self, data: ConjointData) -> tuple[tuple[int, int], ...]:
+        names = [f.name for f in data.factors]
         every = tuple(itertools.combinations(range(len(names)), 2))
         if isinstance(self.interactions, str):
-            if self.interactions not in ("all", "none"):
-                raise UserError(f"{self.interactions!r} is no choice", where="interactions", allowed="all, none, pairs")
+            if self.interactions not in INTERACTIONS:
+                raise UserError(f"{self.interactions!r} is no choice", where="interactions",
+                                allowed=", ".join(INTERACTIONS) + ", or pairs of factors")  # fmt: skip
+            if self.interactions == "screened":
+                groups = [_columns(Terms(data.factors, (pair,)), data, False) for pair in every]
+                kept = screen(_columns(Terms(data.factors, ()), data), groups, data.outcome, respondents(data),
+                              not self.paired)  # fmt: skip
+                return tuple(every[i] for i in kept)
             return every if self.interactions == "all" else ()
         for pair in self.interactions:
             if len(set(pair)) != 2 or not set(pair) <= set(names):
                 raise UserError(f"{pair} are no two factors", where="interactions", allowed=", ".join(names))
         wanted = {tuple(sorted((names.index(a), names.index(b)))) for a, b in self.interactions}
         return tuple(p for p in every if p in wanted)
+
+
+def respondents(data: ConjointData) -> np.ndarray:
+    """Number of the respondent of each row, 0 .. G-1; rows of their own where none is named."""
+    return np.arange(len(data)) if data.cluster is None else np.unique(data.cluster, return_inverse=True)[1]
+
+
+def _columns(terms: Terms, data: ConjointData, mains: bool = True) -> np.ndarray:
+    """phi(first) - phi(second) [n, p], or phi of the rated profile."""
+    x = terms.features(one_hot(data.factors, data.first))
+    if data.second is not None:
+        x = x - terms.features(one_hot(data.factors, data.second))
+    return x if mains else x[:, len(terms.mains) :]
 
 
 class RatingLinear(_Fit):

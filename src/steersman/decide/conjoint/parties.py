@@ -1,7 +1,8 @@
 """Parties from a survey: whose side a respondent is on, models of each side's voters, a party that meets no strategist.
 
 Leaves out: the game itself (`game`). Source: Jerzak, Chandra and Hazra 2025, section 5 ("four" outcome models: general
-election and primary of each party's voters); the split-sample proxy for a respondent's side is ours.
+election and primary of each party's voters; "two": each party's two, drawn toward what they share); the split-sample
+proxy for a respondent's side is ours.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from steersman.core.errors import UserError
 from steersman.decide.conjoint.data import ConjointData
 from steersman.decide.conjoint.election import Election, Primary
 from steersman.decide.conjoint.optimal import policy_theta, search
-from steersman.decide.conjoint.outcome import Outcome, PairLogit
+from steersman.decide.conjoint.outcome import Outcome, OutcomeModel, PairLogit, respondents
 from steersman.decide.conjoint.penalty import Kind, Penalty
 from steersman.decide.conjoint.policy import FactoredPolicy, design_policy
 from steersman.decide.conjoint.surface import Tabled
@@ -114,6 +115,67 @@ def primary_models(data: ConjointData, parties: tuple[str, str], interactions: A
     return {p: PairLogit(interactions).fit(data.judged_by(p).between(p, p)) for p in parties}
 
 
+def pooled_models(
+    data: ConjointData,
+    parties: tuple[str, str],
+    interactions: Any = "all",
+    strength: float = 1.0,
+    pooling: float = 50.0,
+) -> tuple[dict[str, Outcome], dict[str, float], Primary]:
+    """One model of each party's voters, whose two stages are drawn toward one another: the "two" outcome models.
+
+    theta_stage = (1 - w) theta_stage-alone + w theta_both, w = pooling / (pooling + n_stage), with theta_both fitted to
+    the group's pairs of both stages (the advantage of the first party in the general election alone). Both stages then
+    rest on the same respondents, and their covariance is kept.
+
+    Args:
+        data, parties, interactions: as `general_models`; groups that are no party vote in the general election alone.
+        strength: of the primaries.
+        pooling: k >= 0, as many pairs as the shared coefficients count for; 0 = separate models.
+
+    Returns:
+        the general election's models, shares of the groups, and the primaries with models and covariances.
+
+    Raises:
+        UserError: as `general_models` and `primary_models`; a negative pooling.
+    """
+    if not 0 <= pooling < float("inf"):
+        raise UserError(f"{pooling} is out of range", where="pooling", allowed="0 or more, finite")
+    models, shares = general_models(data, parties, interactions)
+    stages, cross = {}, {}
+    for party in parties:
+        own = data.judged_by(party)
+        models[party], stages[party], cross[party] = _drawn_together(own, party, parties, interactions, pooling)
+    return models, shares, Primary(strength, stages, cross)
+
+
+def _drawn_together(
+    data: ConjointData, party: str, parties: tuple[str, str], interactions: Any, pooling: float
+) -> tuple[Outcome, Outcome, np.ndarray]:
+    """A group's models of the general election and of its primary, and the covariance of the one with the other."""
+    pairs = (data.between(*parties), data.between(party, party))
+    both = pairs[0].joined(pairs[1])
+    first = np.arange(len(both)) < len(pairs[0])
+    shared, together = PairLogit(interactions).estimate(both, first.astype(np.float64))
+    form = [(f.name, g.name) for f, g in ((both.factors[d], both.factors[e]) for d, e in shared.terms.interactions)]
+    who, out, moves = respondents(both), [], []
+    for stage, at, constant in ((pairs[0], first, True), (pairs[1], ~first, False)):
+        alone, own = PairLogit(form, intercept=constant).estimate(stage)
+        w = pooling / (pooling + len(stage))
+        moved = w * together
+        moved[at] += (1 - w) * own
+        if not constant:
+            moved[:, 0] = 0.0
+        intercept = (1 - w) * alone.intercept + w * shared.intercept if constant else 0.0
+        theta = (1 - w) * alone.theta + w * shared.theta
+        out.append(replace(alone, theta=theta, intercept=intercept, rows=len(both)))
+        moves.append(moved)
+    total = [np.stack([np.bincount(who, m[:, j]) for j in range(m.shape[1])], 1) for m in moves]
+    scale = len(total[0]) / (len(total[0]) - 1)
+    cov = [[scale * a.T @ b for b in total] for a in total]
+    return replace(out[0], cov=cov[0][0]), replace(out[1], cov=cov[1][1]), cov[0][1]
+
+
 @dataclass(frozen=True, slots=True)
 class AverageCase:
     """The first party's best policy while the other fields the design: policy, its share of votes, standard error."""
@@ -124,7 +186,7 @@ class AverageCase:
 
 
 def average_case(
-    models: Mapping[str, Outcome],
+    models: Mapping[str, OutcomeModel],
     shares: Mapping[str, float],
     design: Any = None,
     penalty: Kind = "l2",
@@ -138,14 +200,17 @@ def average_case(
     first, second = parties or tuple(models)[:2]
     base = design_policy(next(iter(models.values())).factors, design)
     election = Election(models, shares, (first, second), base.x, institution)
-    grid, near, other = election.grid, Penalty(penalty, lam, base.x), election.grid.joint(base.x)
+    grid, near, other = (
+        election.grid,
+        Penalty(penalty, lam, base.x, tuple(election.grid.slices)),
+        election.grid.joint(base.x),
+    )
     nothing = np.zeros((len(other), 0))
     x = search(Tabled(grid, election.M @ other, nothing), near, grid.slices, restarts, seed)
-    variance = 0.0
-    for model, da, _ in election.derivatives(grid.joint(x), other).values():
-        if model.cov is not None:
-            q = Tabled(grid, election.M @ other, da)
-            total = q.value_theta(x) + q.gradient(x) @ policy_theta(q, near, grid.slices, x)
-            variance += float(total @ model.cov @ total)
+    totals = {}
+    for name, (_, da, _) in election.derivatives(grid.joint(x), other).items():
+        q = Tabled(grid, election.M @ other, da)
+        totals[name] = (q.value_theta(x) + q.gradient(x) @ policy_theta(q, near, grid.slices, x))[None]
+    variance = election.variance(totals) + np.zeros(1)
     value = float(grid.joint(x) @ election.M @ other)
-    return AverageCase(FactoredPolicy(base.factors, x), value, max(variance, 0.0) ** 0.5)
+    return AverageCase(FactoredPolicy(base.factors, x), value, float(variance[0]) ** 0.5)

@@ -6,7 +6,7 @@ A policy is held as one vector x [M] of all levels of all factors, M = sum_d L_d
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from steersman.decide.conjoint.data import Factor
 
 SUM_ERROR = 1e-9
 """How far a factor's probabilities may be from one."""
+MOST_COMBINATIONS = 15
+"""Of levels, whose union is computed from 2^n products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,44 @@ class FactoredPolicy:
         mine, theirs = np.exp(self.log_prob(profiles)), np.exp(other.log_prob(profiles))
         return np.abs(np.log((mine + eps) / (theirs + eps)))
 
+    def chance(self, combinations: Sequence[Mapping[str, str]]) -> float:
+        """Pr(a profile has at least one of these combinations of levels), exactly.
+
+        Args:
+            combinations: each {factor: level, ...}, all of which a profile must have.
+
+        Raises:
+            UserError: an unknown factor or level, an empty combination, more than `MOST_COMBINATIONS`.
+
+        Source: inclusion and exclusion, factors being independent.
+        """
+        if len(combinations) > MOST_COMBINATIONS:
+            raise UserError(f"{len(combinations)} are too many", where="combinations", allowed=f"{MOST_COMBINATIONS}")
+        total, union = 0.0, [({}, -1.0)]
+        for combination in combinations:
+            if not combination:
+                raise UserError("a combination is empty", where="combinations", allowed="{factor: level, ...}")
+            for factor, level in combination.items():
+                if level not in self[factor]:
+                    raise UserError(f"there is no level {level!r}", where=f"factor {factor}",
+                                    allowed=", ".join(self[factor]))  # fmt: skip
+            both = [({**had, **combination}, -sign) for had, sign in union
+                    if all(had.get(f, x) == x for f, x in combination.items())]  # fmt: skip
+            union += both
+        shares = {f.name: self[f.name] for f in self.factors}
+        for levels, sign in union[1:]:
+            total += sign * math.prod(shares[f][x] for f, x in levels.items())
+        return min(1.0, max(0.0, total))
+
+    def expected(self, feature: Callable[[np.ndarray], np.ndarray]) -> float:
+        """E feature(t) over the policy, exactly; `feature` maps profiles [n, D] (level numbers) to [n].
+
+        Raises:
+            UserError: more profiles than can be enumerated.
+        """
+        grid = Grid(self.factors)
+        return float(grid.joint(self.x) @ feature(grid.profiles))
+
     def to_dict(self) -> dict[str, dict[str, float]]:
         """Plain data with the names of factors and levels; `from_dict` gives the policy back."""
         return {f.name: self[f.name] for f in self.factors}
@@ -127,6 +167,11 @@ def design_policy(factors: tuple[Factor, ...], design: Any) -> FactoredPolicy:
     return FactoredPolicy(factors, np.concatenate([np.asarray(part, np.float64) for part in design]))
 
 
+def enumerable(factors: Sequence[Factor]) -> bool:
+    """Whether `Grid` can hold all profiles of these factors."""
+    return math.prod(len(f.levels) for f in factors) <= Grid.MOST_PROFILES
+
+
 class Grid:
     """All profiles of some factors, and means over product policies of quantities known for each.
 
@@ -141,11 +186,11 @@ class Grid:
 
     def __init__(self, factors: tuple[Factor, ...]) -> None:
         sizes = [len(f.levels) for f in factors]
-        if math.prod(sizes) > self.MOST_PROFILES:
+        if not enumerable(factors):
             raise UserError(
                 f"{math.prod(sizes):,} profiles are too many to enumerate", where="factors",
-                allowed=f"at most {self.MOST_PROFILES:,} profiles where the link is not linear, or in a game",
-                cure="leave out factors, merge levels, or use a linear link (average case only)",
+                allowed=f"at most {self.MOST_PROFILES:,} profiles in a game, or for a model without coefficients",
+                cure="leave out factors or merge levels",
             )  # fmt: skip
         self.factors = factors
         self.slices = slices(factors)
@@ -166,6 +211,15 @@ class Grid:
     def gradient(self, u: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Derivative of sum_t u_t prod_d x_d(t_d) by x: means of u given each level; u [N] or [N, p] gives [M(, p)]."""
         return self.jacobian(x).T @ u
+
+    def partial(self, u: np.ndarray, x: np.ndarray, factor: int) -> np.ndarray:
+        """The part of `gradient` of one factor [L]."""
+        others = np.ones(len(u))
+        for d, s in enumerate(self.slices):
+            if d != factor:
+                others *= x[s][self.profiles[:, d]]
+        size = self.slices[factor].stop - self.slices[factor].start
+        return np.bincount(self.profiles[:, factor], others * u, minlength=size)
 
     def hessian(self, u: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Second derivative [M, M]; zero within a factor, as the mean is linear in each."""

@@ -15,6 +15,7 @@ from steersman.decide.conjoint.policy import Grid
 EXACT = 1e-12
 SAME = 1e-8
 LIMIT = 1e-3
+SOLVED = 1e-6
 STEP = 1e-4
 DELTA = 1e-5
 BINARY = tuple(Factor(f"f{d}", ("0", "1")) for d in range(3))
@@ -170,6 +171,55 @@ def test_standard_errors_equal_finite_differences(own, penalty):
         assert found.policy_se[g] == pytest.approx(np.sqrt(policy[g]), rel=DELTA)
 
 
+@pytest.mark.parametrize("penalty", ["l2", "kl"])
+@pytest.mark.parametrize("newton", [True, False])
+def test_solvers_agree(penalty, newton):
+    options = {"penalty": penalty, "lam": 0.1, "newton": newton}
+    one = solve_game(models(), SHARES, primary(), **options)
+    two = solve_game(models(), SHARES, primary(), solver="ogda", **options)
+    for party in "DR":
+        assert np.abs(one.policy[party].x - two.policy[party].x).max() < SOLVED
+    assert max(one.exploitability, two.exploitability) < SAME
+
+
+def test_a_model_without_coefficients_plays():
+    class Plugged:
+        factors = BINARY
+
+        def __init__(self, known):
+            self.known = known
+
+        def pair_prob(self, first, second):
+            return self.known.predict(first, second)
+
+    known = models()
+    stage = Primary(1.5, {g: Plugged(m) for g, m in primary().models.items()})
+    found = solve_game({g: Plugged(m) for g, m in known.items()}, SHARES, stage, lam=0.1)
+    same = solve_game(known, SHARES, primary(strength=1.5), lam=0.1)
+    assert abs(found.value - same.value) < SAME
+    assert found.se == 0.0
+    assert found.exploitability < LIMIT
+
+
+def test_a_bilinear_game_without_a_penalty_is_solved():
+    """Matching pennies in one factor: neither party can do better than a coin, and plain steps circle."""
+    one = BINARY[:1]
+
+    class Pennies:
+        factors = one
+
+        def pair_prob(self, first, second):
+            return np.where(first[:, 0] == second[:, 0], 0.9, 0.1)
+
+    game, start = {"D": Pennies(), "R": Pennies()}, [[0.8, 0.2]]
+    for solver in ("extragradient", "ogda"):
+        found = solve_game(game, SHARES, design=start, penalty="none", solver=solver, newton=False)
+        assert np.abs(found.policy["D"].x - 0.5).max() < SOLVED
+        assert found.exploitability < SOLVED
+    circling = solve_game(game, SHARES, design=start, penalty="none", solver="simultaneous", steps=500, step=0.1)
+    assert circling.exploitability > 10 * LIMIT
+
+
 def test_exploitability_sees_what_is_no_equilibrium():
     """One simultaneous step from the design is not yet an equilibrium; extragradient is."""
     early = solve_game(models(), SHARES, lam=0.01, solver="simultaneous", steps=1, step=0.01, tolerance=1e-4)
@@ -189,6 +239,7 @@ def test_refusals():
         ({"institution": Primary(models={"D": game["D"], "R": model(1, MIXED)})}, "same factors"),
         ({"institution": Primary(models={g: model(1, link="linear") for g in "DR"})}, "needs a logit"),
         ({"steps": 0}, "must be positive"),
+        ({"penalty": "l1"}, "has kinks"),
     ):
         with pytest.raises(UserError, match=word):
             solve_game(**({"models": game, "shares": SHARES} | options))

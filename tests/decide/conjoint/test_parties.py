@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 from steersman.core.errors import UserError
+from steersman.decide.conjoint.crossfit import bootstrap_respondents
 from steersman.decide.conjoint.data import ConjointData, Factor
 from steersman.decide.conjoint.election import Primary
 from steersman.decide.conjoint.game import solve_game
 from steersman.decide.conjoint.optimal import optimize_policy
 from steersman.decide.conjoint.outcome import Outcome, Terms
-from steersman.decide.conjoint.parties import average_case, general_models, infer_groups, primary_models
+from steersman.decide.conjoint.parties import average_case, general_models, infer_groups, pooled_models, primary_models
 
 SAME = 1e-8
+SMALL_SAMPLE = 0.01
+"""The factors G/(G-1) and (n-1)/(n-k) of a clustered covariance."""
+SPREAD = 0.25
 FACTORS = tuple(Factor(f"f{d}", ("0", "1")) for d in range(2))
 PARTIES = ("D", "R")
 
@@ -63,6 +67,70 @@ def test_models_of_each_side():
     primaries = primary_models(data, PARTIES, "none")
     assert primaries["D"].intercept == 0.0
     assert primaries["D"].theta[0] < -0.3 < 0.3 < primaries["R"].theta[0]
+
+
+def test_pooled_models_lie_between_separate_and_shared_ones():
+    data = infer_groups(survey(600)[0], PARTIES).data
+    models, shares = general_models(data, PARTIES)
+    primaries = primary_models(data, PARTIES)
+    alone, weights, stage = pooled_models(data, PARTIES, pooling=0.0, strength=2.0)
+    assert weights == shares
+    assert stage.strength == 2.0
+    _, _, one = pooled_models(data, PARTIES, pooling=1e12)
+    some, _, between = pooled_models(data, PARTIES)
+    for g in PARTIES:
+        assert np.abs(alone[g].theta - models[g].theta).max() < SAME
+        assert np.abs(stage.models[g].theta - primaries[g].theta).max() < SAME
+        assert alone[g].cov == pytest.approx(models[g].cov, rel=SMALL_SAMPLE)
+        n = len(data.judged_by(g).between(*PARTIES))
+        w = 50 / (50 + n)
+        wanted = (1 - w) * models[g].theta + w * one.models[g].theta
+        assert np.abs(some[g].theta - wanted).max() < SAME
+        assert 0 < abs(between.cross[g]).max() < abs(some[g].cov).max()
+    with pytest.raises(UserError, match="out of range"):
+        pooled_models(data, PARTIES, pooling=-1.0)
+
+
+def test_covariances_of_pooled_stages_match_a_bootstrap():
+    data = infer_groups(survey(160)[0], PARTIES).data
+
+    def coefficients(d):
+        models, _, stage = pooled_models(d, PARTIES, "none", pooling=300.0)
+        return [*models["D"].theta, *stage.models["D"].theta]
+
+    draws = np.cov(bootstrap_respondents(data, coefficients, 200).T)
+    models, _, stage = pooled_models(data, PARTIES, "none", pooling=300.0)
+    ours = np.block([[models["D"].cov[1:, 1:], stage.cross["D"][1:, 1:]],
+                     [stage.cross["D"][1:, 1:].T, stage.models["D"].cov[1:, 1:]]])  # fmt: skip
+    scale = np.sqrt(np.outer(np.diag(ours), np.diag(ours)))
+    assert np.abs((draws - ours) / scale).max() < SPREAD
+    assert np.abs(ours[:2, 2:] / scale[:2, 2:]).max() > SPREAD
+
+
+def test_the_covariance_of_two_stages_enters_standard_errors():
+    """Fully correlated stages, one coefficient moved in both: the variance of a sum, not a sum of variances."""
+    terms = Terms(FACTORS, ())
+    cov = np.diag([0.0, 0.01, 0.02])
+    model = {
+        g: Outcome(terms, np.array(t), b, "logit", True, cov)
+        for g, t, b in (("D", [1.0, -0.3], 0.9), ("R", [0.2, 0.6], -0.2))
+    }
+    own = {g: replace(m, intercept=0.0) for g, m in model.items()}
+    shares, options = {"D": 0.7, "R": 0.3}, {"lam": 0.3}
+    apart = solve_game(model, shares, Primary(1.0, own), **options)
+    joint = solve_game(model, shares, Primary(1.0, own, dict.fromkeys(own, cov)), **options)
+    variance = 0.0
+    for g in own:
+        for j in range(2):
+            ends = []
+            for sign in (1e-4, -1e-4):
+                moved = np.eye(2)[j] * sign
+                general = model | {g: replace(model[g], theta=model[g].theta + moved)}
+                stage = own | {g: replace(own[g], theta=own[g].theta + moved)}
+                ends.append(solve_game(general, shares, Primary(1.0, stage), **options).value)
+            variance += ((ends[0] - ends[1]) / 2e-4) ** 2 * cov[j + 1, j + 1]
+    assert joint.se == pytest.approx(variance**0.5, rel=1e-5)
+    assert abs(joint.se - apart.se) > 0.01 * apart.se
 
 
 def game_models(cov=False):

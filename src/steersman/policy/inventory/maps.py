@@ -41,19 +41,18 @@ class Outgoing(nn.Module):
 
         Args:
             wanted: y ``[B, E]``, >= 0; columns of edges from outside are not read.
-            on_hand: ``[B, N]``; negative stock counts as 0.
-            keep: ``[B, N]``, >= 0, what a location would like to keep, added to the sum; None = nothing.
+            on_hand: W ``[B, N]``; negative stock counts as 0.
+            keep: ``[B, N]``, >= 0, what a location would like to keep, one more entry of its sum; None = nothing.
 
         Returns:
             ``[B, E]``, 0 on edges from outside; the sum over a source never exceeds its stock.
+
+        Edge cases: a cross-dock whose customers all want nothing ships nothing.
         """
-        y = torch.where(self.used, wanted[:, self.table], torch.zeros((), dtype=wanted.dtype, device=wanted.device))
-        stock = torch.relu(on_hand[:, self.places])
-        total = y.sum(2) + (0.0 if keep is None else keep[:, self.places]) + TINY
-        share = stock / total
-        # With a wish to keep, all stock is divided; without one, nobody gets more than he wants.
-        bounded = share if keep is not None else torch.clamp(share, max=1.0)
-        return self._spread(y * torch.where(self.ships_all, stock / (y.sum(2) + TINY), bounded)[:, :, None])
+        y = wanted[:, self.table] * self.used
+        stock, total = torch.relu(on_hand[:, self.places]), y.sum(2) + TINY
+        bounded = torch.clamp(stock / (total if keep is None else total + keep[:, self.places]), max=1.0)
+        return self._spread(y * torch.where(self.ships_all, stock / total, bounded)[:, :, None])
 
     def softmax(self, logits: Tensor, on_hand: Tensor) -> Tensor:
         """q_e = W softmax([z, 1])_e over the edges of one source, the last entry being kept; none at cross-docks.

@@ -7,7 +7,17 @@ import pytest
 import scipy.stats
 
 from steersman.core.errors import UserError
-from steersman.decide.dp_bai import DPBAI, BudgetTooSmall, LinearArms, ODLinBAI, sequential_halving, simulate, uniform
+from steersman.decide.dp_bai import (
+    DPBAI,
+    BudgetTooSmall,
+    LinearArms,
+    ODLinBAI,
+    PooledMeans,
+    halving,
+    sequential_halving,
+    simulate,
+    uniform,
+)
 from steersman.decide.dp_bai.baselines import GAP, g_optimal, span
 from steersman.train.trial import run_trials
 
@@ -93,3 +103,12 @@ def test_a_rotation_changes_noise_on_features_but_not_noise_on_arms():
     assert same == [False, True, True]
     flat = arms.features @ np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
     assert span(flat).shape == (30, 2)
+
+
+def test_pooled_means_err_less_often_and_promise_nothing():
+    arms = LinearArms(np.eye(4), [0.6, 0.5, 0.4, 0.4])
+    options = DPBAI(0.2, 400, design="all", sizes=halving(4))
+    plain, pooled = (simulate(m, arms, TRIALS) for m in (options, PooledMeans(options)))
+    assert pooled.error.high < plain.error.low
+    assert (plain.promise, pooled.promise, simulate(ODLinBAI(200, 0.3), arms, 10).promise) == (0.2, math.inf, 0.3)
+    assert not hasattr(PooledMeans(options), "start")

@@ -4,8 +4,8 @@ Two uses that must not be confused. *Simulation*: a procedure is a function of `
 function of (seed, purpose, replication, position, step); results do not depend on how replications are batched.
 *Real use*: the noise that protects people comes from the operating system, and what it was added to is written to a
 `Journal` before anything is decided by it; an entry exists once, so a crash resumes from what was written and never
-draws the noise of an entry a second time once any of it could be seen. Leaves out: what a procedure decides (`decide`), and exact enumerators, which
-stand beside the procedures they check.
+draws the noise of an entry a second time once any of it could be seen. Leaves out: what a procedure decides (`decide`),
+and exact enumerators, which stand beside the procedures they check.
 """
 
 import os

@@ -109,6 +109,11 @@ class DPBAI:
                 allowed="raise or clip; reward or row",
             )
 
+    @property
+    def promise(self) -> float:
+        """Epsilon for a change of one reward."""
+        return self.epsilon
+
     def plan(self, features: npt.ArrayLike) -> Plan:
         """Everything that does not depend on rewards; errors as `start`."""
         return make_plan(features, self.budget, self.rounding, self.design, self.sizes, self.seed)

@@ -1,4 +1,4 @@
-"""What DP-BAI is compared with: OD-LinBAI, its two private versions, sequential halving and uniform allocation.
+"""What DP-BAI is compared with: OD-LinBAI, its two private versions, sequential halving, uniform allocation, pooling.
 
 Sources: Yang and Tan, "Minimax Optimal Fixed-Budget Best Arm Identification in Linear Bandits", NeurIPS 2022
 (OD-LinBAI); Karnin, Koren and Somekh, ICML 2013 (sequential halving). DP-OD with noise on the features is our
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from steersman.core.errors import RunStopped, UserError
 from steersman.decide.dp_bai.ask_tell import DPBAI
 from steersman.decide.dp_bai.phases import BudgetTooSmall, halving
-from steersman.decide.dp_bai.play import LaplaceNoise, Law, distinct_rows
+from steersman.decide.dp_bai.play import LaplaceNoise, Law, distinct_rows, dp_bai_procedure
 from steersman.decide.dp_bai.worlds import LinearArms
 from steersman.train.trial import Procedure, TrialNoise
 
@@ -40,6 +40,29 @@ def sequential_halving(n_arms: int, budget: int, epsilon: float = math.inf) -> D
 def uniform(n_arms: int, budget: int, epsilon: float = math.inf) -> DPBAI:
     """Every arm pulled equally often, once and for all: DP-BAI of one phase that pulls every arm; n_arms >= 2."""
     return DPBAI(epsilon, budget, design="all", sizes=(n_arms, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class PooledMeans:
+    """DP-BAI whose means are those of all phases so far, with noise as if of one: an ablation, and NOT private.
+
+    A reward enters the sums of every phase its arm survives, so each phase gives away epsilon anew. Only simulations
+    play it; there is no way to start it on people.
+
+    Args:
+        options: of DP-BAI.
+    """
+
+    options: DPBAI
+
+    @property
+    def promise(self) -> float:
+        """Infinite: nothing is promised."""
+        return math.inf
+
+    def procedure(self, arms: LinearArms, law: Law = "laplace") -> Procedure:
+        """The ablation over replications, see `play.dp_bai_procedure`."""
+        return dp_bai_procedure(self.options, arms, law, "reuse")
 
 
 def g_optimal(features: npt.ArrayLike) -> Floats:
@@ -91,6 +114,11 @@ class ODLinBAI:
     budget: int
     epsilon: float = math.inf
     noise: Literal["features", "arms"] = "features"
+
+    @property
+    def promise(self) -> float:
+        """Epsilon for a change of one reward; either noise is as large as one reward can move what it is added to."""
+        return self.epsilon
 
     def procedure(self, arms: LinearArms, law: Law = "laplace") -> Procedure:
         """The method over replications.

@@ -58,7 +58,11 @@ class LaplaceNoise:
 
 
 class Algorithm(Protocol):
-    """What `simulate` can play: DP-BAI and its baselines."""
+    """What `simulate` can play: DP-BAI, its baselines and its ablations."""
+
+    @property
+    def promise(self) -> float:
+        """Epsilon that it would promise on people, for a change of one reward; infinite for none."""
 
     def procedure(self, arms: LinearArms, law: Law = "laplace") -> Procedure:
         """A procedure with the outcome ``arm``: [R] the arm returned."""
@@ -72,12 +76,14 @@ class Simulated:
         error: share of replications that returned an arm which is not best, with its Wilson interval.
         arm: [replications] the arms returned.
         law: of the noise.
+        promise: epsilon that the algorithm would promise on people; infinite for none.
         certified: always False: a simulation protects nobody.
     """
 
     error: Interval
     arm: Array
     law: Law
+    promise: float
     certified: bool = False
 
 
@@ -107,7 +113,7 @@ def simulate(
     """
     arm = run_trials(algorithm.procedure(arms, law), trials, seed, batch)["arm"]
     wrong = arms.means[arm] < arms.means.max()
-    return Simulated(wilson(int(wrong.sum()), trials), arm, law)
+    return Simulated(wilson(int(wrong.sum()), trials), arm, law, algorithm.promise)
 
 
 def dp_bai_procedure(

@@ -2,7 +2,7 @@
 
 Textbook Laplace noise in floating point is not differentially private when the noisy numbers are seen, since their last
 bits tell which sums are possible. `DiscreteLaplace` never uses a floating-point number. Source of the sampler: Canonne,
-Kamath and Steinke, "The Discrete Gaussian for Differential Privacy", 2020, algorithm 2. Leaves out: the sampler of OpenDP
+Kamath and Steinke, "The Discrete Gaussian for Differential Privacy", 2020, algorithm 2. Leaves out: OpenDP's sampler
 (`by_opendp`), and who adds the noise to what (`decide.dp_bai`).
 """
 

@@ -54,6 +54,14 @@ def test_an_unfinished_run_says_how_far_it_is(folder):
     assert "made_by" not in page
 
 
+def test_a_run_that_an_error_ended_says_why(folder):
+    RunDir(folder).stopped("loss became nan in steps 31 to 32\n       The last checkpoint is still good.")
+    told = "Stopped, the last step that was logged is 30 of 40: loss became nan in steps 31 to 32 The last checkpoint"
+    assert told in run_page(folder)
+    RunDir(folder).goes_on()
+    assert "Stopped" not in run_page(folder)
+
+
 def test_a_finished_run_says_what_came_out(folder):
     RunDir(folder).finish(RESULT, {"seconds": 75.4})
     page = run_page(folder)
@@ -77,7 +85,7 @@ def test_a_run_of_nothing(tmp_path):
     run.start({"verb": "sft"})
     (run.path / "recipe.json").write_text("{}")
     page = run_page(run.path)
-    assert "No step was logged." in page
+    assert "Not finished; no step was logged." in page
     assert "No step was logged yet." in page
     assert 'id="samples"' not in page
 

@@ -243,6 +243,7 @@ def test_nan_stops_the_run_before_it_is_saved(tmp_path: Path, habits: Habits, na
     run = RunDir(tmp_path)
     with pytest.raises(RunStopped, match=r"loss.* became nan in steps .*\n.*last checkpoint is still good"):
         fit(Regression(nan_at=nan_at), BUDGETS["best"], run, habits)
+    assert "became nan in steps" in (run.why_stopped() or "")
     saved = [p for root in (run.checkpoints, run.path / "best") for p in list_checkpoints(root)]
     for folder in saved:
         step, state = load_checkpoint(folder)
@@ -252,6 +253,7 @@ def test_nan_stops_the_run_before_it_is_saved(tmp_path: Path, habits: Habits, na
     learner = Regression()
     newest = latest_checkpoint(run.checkpoints)
     assert fit(learner, BUDGETS["best"], run, habits).reason == "finished"
+    assert run.why_stopped() is None
     assert learner.seen[0][0] == (step_of(newest) if newest else 0)
 
 

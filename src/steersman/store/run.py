@@ -1,15 +1,17 @@
 """A run directory: what was asked, what was measured, what came out.
 
 ``run.json`` (what defines the run, written first), ``metrics.jsonl`` (appended), ``samples.jsonl``, ``ckpt/``,
-``timing.json`` (everything that depends on the machine, apart from the result) and ``result.json`` (written last and
-atomically; a run with one is finished). A process that is killed may leave a torn last line in a JSONL file; reading
-drops it, and `truncate_after` cuts what a resumed run will write again.
+``timing.json`` (everything that depends on the machine, apart from the result), ``stopped.json`` (the error that ended
+the run, until it goes on) and ``result.json`` (written last and atomically; a run with one is finished). A process that
+is killed may leave a torn last line in a JSONL file; reading drops it, and `truncate_after` cuts what a resumed run
+will write again.
 """
 
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,22 @@ class RunDir:
             return
         write_json(self.path / "timing.json", dict(timing))
         write_json(self.path / "result.json", dict(result))
+
+    def stopped(self, why: str) -> None:
+        """Keep the message of the error that ended the run; a disk that takes nothing more does not hide that error."""
+        if self.writes:
+            with suppress(UserError, OSError):
+                write_json(self.path / "stopped.json", {"why": why})
+
+    def goes_on(self) -> None:
+        """Forget why it had stopped."""
+        if self.writes:
+            (self.path / "stopped.json").unlink(missing_ok=True)
+
+    def why_stopped(self) -> str | None:
+        """The message that ended the run, or ``None`` where it was not an error that did."""
+        file = self.path / "stopped.json"
+        return str(read_json(file)["why"]) if file.is_file() else None
 
     def result(self) -> dict[str, Any]:
         """The finished run's result."""

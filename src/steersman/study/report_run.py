@@ -73,7 +73,9 @@ def run_sentence(folder: Path) -> str:
         steps = [row["step"] for row in run.read("metrics")]
         planned = read_json(folder / "recipe.json").get("budget", {}).get("steps")
         of = f" of {planned:,}" if planned else ""
-        return f"Not finished; the last step that was logged is {max(steps):,}{of}." if steps else "No step was logged."
+        told = f"the last step that was logged is {max(steps):,}{of}" if steps else "no step was logged"
+        why = run.why_stopped()
+        return f"Stopped, {told}: {' '.join(why.split())}" if why else f"Not finished; {told}."
     result = run.result()
     told = _measured(result.get("before", {}), result.get("evaluation", {}))
     ended = result.get("reason", "finished")

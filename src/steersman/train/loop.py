@@ -135,7 +135,12 @@ def run_steps(
         RunStopped: a metric became NaN or infinite; the last checkpoint is still good.
         CorruptFile: the checkpoint is damaged (an older intact one is offered).
     """
-    return _Run(learner, advance, total, budget, run, habits, watch).go(resume)
+    run.goes_on()
+    try:
+        return _Run(learner, advance, total, budget, run, habits, watch).go(resume)
+    except (RunStopped, UserError) as error:
+        run.stopped(str(error))
+        raise
 
 
 class _Run:

@@ -78,6 +78,54 @@ def test_only_rows_with_an_advantage_are_asked_for():
     assert [h.prompt for h in right] == [(L * i, L * i + 1) for i in range(N)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [
+        ({"show": "response"}, ((9, 10, 11, 12), (16, 17, 18, 19))),
+        ({"show": "prefix", "show_tokens": 2}, ((9, 10), (16, 17))),
+        ({"show": "suffix", "show_tokens": 2}, ((11, 12), (18, 19))),
+        ({"show": "suffix", "show_tokens": 99}, ((9, 10, 11, 12), (16, 17, 18, 19))),  # shorter than that: all of it
+    ],
+)
+def test_whole_responses_or_an_end_of_them_can_be_told(settings, ends):
+    """Rows 1 and 2 were rejected; neither is told itself, and nothing but the tokens drawn before the end."""
+    rows = batch()
+    rows = replace(rows, reward=torch.tensor([1.0, 0.0, -1.0, 1.0, 1.0, 1.0]), stop=torch.tensor([0, 1, 0, 0, 0, 0]))
+    stage = ContrastiveCredit(**settings)
+    wrong = contexts(stage, rows)[1]
+    assert stage.fields == ("correct",)
+    assert [h.answer for h in wrong[:3]] == [ends[1], ends[1], ends[0]]
+    assert wrong[3:] == [(L * i, L * i + 1) for i in range(3, N)]
+    assert [h.answer for h in contexts(stage, rows)[0]] == ["9"] * N
+    lonely = replace(rows, correct=torch.tensor([True, False, True, True, True, True]))
+    assert stage(lonely)[1]["no_negative_rows"] == 1  # the only wrong one has nobody else's to be told
+    empty = replace(rows, length=torch.tensor([7, 6, 3, 5, 7, 4]))  # its end alone was drawn
+    assert contexts(ContrastiveCredit(**settings, fallback="uniform"), empty)[1][0] is None
+
+
+def test_a_copy_of_the_policy_is_told_by_the_teacher_s_name():
+    stage = ContrastiveCredit(teacher="copy", sync=10)
+    assert [p.by for p in stage.passes()] == ["teacher", "teacher"]
+    assert [p.by for p in ContrastiveCredit(teacher="copy", sync=3, negative="none").passes()] == ["teacher", "policy"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        ({"show": "response", "negative": "modal"}, 'negative = "lowest"'),
+        ({"show": "response", "negative": "none"}, 'negative = "lowest"'),
+        ({"show": "prefix"}, "show_tokens is the length"),
+        ({"show_tokens": 3}, "show_tokens is the length"),
+        ({"teacher": "copy"}, "sync says when a copy is taken"),
+        ({"sync": 5}, "sync says when a copy is taken"),
+        ({"teacher": "copy", "sync": 0}, "sync"),
+    ],
+)
+def test_settings_that_belong_together(bad, match):
+    with pytest.raises(ValidationError, match=match):
+        ContrastiveCredit(**bad)
+
+
 def test_a_group_without_a_wrong_answer_falls_back():
     rows = batch(advantage_row=torch.ones(N))
     told = ContrastiveCredit()(rows)[1]

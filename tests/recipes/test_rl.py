@@ -84,7 +84,8 @@ def test_presets_say_what_their_papers_say() -> None:
     assert (cepo.optim.lr, rlsd.optim.lr) == (5e-6, 1e-6)
     hint = cepo.stages[1].hint
     assert cepo.stages == (GRPO(), ContrastiveCredit(hint=hint, lam=0.5, decay=25, eps_w=0.5, negative="lowest"))
-    assert rlsd.stages == (GRPO(), ContrastiveCredit(hint=hint, lam=0.5, decay=50, eps_w=0.2, negative="none"))
+    told = {"negative": "none", "teacher": "copy", "sync": 10}
+    assert rlsd.stages == (GRPO(), ContrastiveCredit(hint=hint, lam=0.5, decay=50, eps_w=0.2, **told))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,39 @@ REFUSED = {
         r"stages\[1\]: shape_reward.*nothing.*Put it before",
     ),
     "kl too late": (['stages=["grpo","uniform","kl_reward"]'], r"stages\[2\]: kl_reward gives 'token_reward'"),
+    "two beats": (
+        [
+            'stages=["grpo",{kind="contrastive_credit",teacher="copy",sync=5},'
+            '{kind="contrastive_credit",stream="advantage",teacher="copy",sync=7}]'
+        ],
+        r"stages\[1\].teacher: copies are taken every 5 and 7 steps",
+    ),
+    "a copy and a teacher": (
+        [
+            'stages=["grpo",{kind="contrastive_credit",teacher="copy",sync=5}]',
+            'loss={kind="distill",teacher={path="t"}}',
+        ],
+        r"stages\[1\].teacher: is a copy of the policy, and the loss has a teacher",
+    ),
+    "a divergence from oneself": (
+        [
+            'stages=[{kind="select_tokens",rule="entropy",mode="sample",gamma=1.0}]',
+            'loss={kind="distill",teacher={kind="self"}}',
+        ],
+        r"stages\[0\]: select_tokens reads 'divergence_jsd', which it asks of a teacher that is another model",
+    ),
+    "a divergence from nobody": (
+        ['stages=["grpo","uniform",{kind="select_tokens",rule="entropy",mode="sample",gamma=1.0}]'],
+        "SelectTokens asks for a pass by a teacher",
+    ),
+    "unbiased for another mean": (
+        [
+            'stages=[{kind="select_tokens",rule="entropy",mode="sample",unbiased=true}]',
+            'loss={kind="distill",teacher={path="t"}}',
+            "aggregate.mode=seq_mean_token_mean",
+        ],
+        "aggregate.mode: is seq_mean_token_mean; unbiased draws estimate the mean over the tokens of a step",
+    ),
     "chain_sum graded": (["task.kind=chain_sum", "reward.kind=verifiable"], "reward: chain_sum grades itself"),
 }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from steersman.core.component import START, Moment, Pass, Stage
@@ -21,11 +21,12 @@ from steersman.core.types import Rollouts
 from steersman.objective.components import Positive
 from steersman.objective.components_reward import Metrics, counted, share
 from steersman.objective.credit.cepo import Credit, credit
-from steersman.objective.credit.demonstrate import Row, ToldRight
+from steersman.objective.credit.demonstrate import Row, ToldRight, response_ids
 from steersman.objective.credit.hints import Hint, prompts
-from steersman.objective.credit.references import Rule, right_answers, wrong_answers
+from steersman.objective.credit.references import Rule, rejected_rows, right_answers, wrong_answers
 from steersman.objective.select.noise import row_noise, token_noise
 
+Shown = Literal["answer", "response", "prefix", "suffix"]
 RIGHT, OTHER = "logp_teacher", "logp_teacher_wrong"
 
 
@@ -43,20 +44,33 @@ class WithSignal:
 
 @dataclass(frozen=True, slots=True)
 class ToldWrong:
-    """A wrong answer before each response; where a group has none, the bare prompt or nothing to score."""
+    """A wrong answer before each response, or tokens of a rejected one; where a group has none, the bare prompt or
+    nothing to score."""
 
     hint: Hint
     column: str
     rule: Rule
     fallback: Literal["rlsd", "uniform"]
     at: Moment
+    show: Shown = "answer"
+    tokens: int = 0
 
     def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
         """What stands before each response."""
-        told = self.hint.tell(rollouts, rows, rejected(rollouts, self.rule, self.at, right_answers(rows, self.column)))
+        if self.show == "answer":
+            given: Sequence[Any] = rejected(rollouts, self.rule, self.at, right_answers(rows, self.column))
+        else:
+            given = [None if i is None else self._cut(response_ids(rollouts, i)) for i in others(rollouts, self.at)]
+        told = self.hint.tell(rollouts, rows, given)
         if self.fallback == "uniform":
             return list(told)
         return [own if hinted is None else hinted for own, hinted in zip(prompts(rollouts), told, strict=True)]
+
+    def _cut(self, ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        """What is shown of a response; of a short one all of it, and None of an empty one."""
+        if self.show == "response":
+            return ids or None
+        return (ids[: self.tokens] if self.show == "prefix" else ids[-self.tokens :]) or None
 
 
 def untold(rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
@@ -72,6 +86,14 @@ def rejected(rollouts: Rollouts, rule: Rule, at: Moment, right: Sequence[str] | 
     noise = row_noise(rollouts, at, "contrastive_credit/negative")
     known = rollouts.correct, rollouts.reward, rollouts.group, right, rule, noise, rollouts.valid
     return wrong_answers(rollouts.answer, *known)
+
+
+def others(rollouts: Rollouts, at: Moment) -> list[int | None]:
+    """`credit.references.rejected_rows` of graded rollouts; ties are broken by the moment's noise."""
+    assert rollouts.correct is not None
+    assert rollouts.reward is not None
+    noise = row_noise(rollouts, at, "contrastive_credit/negative")
+    return rejected_rows(rollouts.correct, rollouts.reward, rollouts.group, noise, rollouts.valid)
 
 
 class ContrastiveCredit(Stage):
@@ -91,12 +113,27 @@ class ContrastiveCredit(Stage):
     reference: str = Field("answer", min_length=1, description="column of the prompt with the right answer")
     hint: Hint = Field(Hint(), description="where and in which words an answer is told")
     negative: Rule | Literal["none"] = Field("lowest", description="which wrong answer is told; none = RLSD")
+    show: Shown = Field("answer", description="of the rejected response its answer, all of it, or one end of it")
+    show_tokens: int | None = Field(None, ge=1, description="length of that end")
     fallback: Literal["rlsd", "uniform"] = Field("rlsd", description="where a group has no wrong answer")
-    teacher: Literal["policy", "reference"] = Field("policy", description="who is told; reference = the frozen one")
+    teacher: Literal["policy", "reference", "copy"] = Field(
+        "policy", description="who is told: the policy, the frozen reference, or a copy of the policy"
+    )
+    sync: int | None = Field(None, ge=1, description="optimiser steps after which a copy is taken anew")
     lam: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of the advantage it governs at first")
     decay: int = Field(25, ge=0, description="optimiser steps until that share is 0; 0 = it stays as it is")
     eps_w: Positive = Field(0.5, description="bound of a token's weight, 1 +- eps_w")
     shuffle: bool = Field(False, description="control: the same evidence at random tokens of the row")
+
+    @model_validator(mode="after")
+    def _belongs(self) -> "ContrastiveCredit":
+        if self.show != "answer" and self.negative != "lowest":
+            raise ValueError(f'show = "{self.show}" is of the rejected response of lowest reward: negative = "lowest"')
+        if (self.show_tokens is not None) != (self.show in ("prefix", "suffix")):
+            raise ValueError("show_tokens is the length of a prefix or suffix, and goes with show of that name")
+        if (self.sync is not None) != (self.teacher == "copy"):
+            raise ValueError('sync says when a copy is taken, and goes with teacher = "copy"')
+        return self
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # of the instance: advantages come in two streams
@@ -106,7 +143,9 @@ class ContrastiveCredit(Stage):
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]  # only wrong answers are looked for in rollouts
         """Fields of the rollouts that this stage reads as it is configured."""
-        return () if self.negative == "none" else ("correct", "answer")
+        if self.negative == "none":
+            return ()
+        return ("correct", "answer") if self.show == "answer" else ("correct",)
 
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -126,11 +165,13 @@ class ContrastiveCredit(Stage):
         return self._passes(at) if self.share(at) > 0 else ()
 
     def _passes(self, at: Moment) -> tuple[Pass, ...]:
-        known: dict[str, Any] = {"by": self.teacher, "rows": WithSignal(self.stream), "optional": True}
+        by = "teacher" if self.teacher == "copy" else self.teacher
+        known: dict[str, Any] = {"by": by, "rows": WithSignal(self.stream), "optional": True}
         right = Pass(RIGHT, before=ToldRight(self.hint, self.reference), **known)
         if self.negative == "none":
             return right, Pass(OTHER, before=untold, **{**known, "by": "policy"})
-        wrong = ToldWrong(self.hint, self.reference, self.negative, self.fallback, at)
+        shown = self.show, self.show_tokens or 0
+        wrong = ToldWrong(self.hint, self.reference, self.negative, self.fallback, at, *shown)
         return right, Pass(OTHER, before=wrong, **known)
 
     def __call__(self, rollouts: Rollouts, at: Moment = START) -> tuple[Rollouts, Metrics]:
@@ -150,8 +191,8 @@ class ContrastiveCredit(Stage):
         out = torch.where(used, found.advantage, a)
         told = {"lam": lam, "rows": float((signal & ~lost).sum()), "lost_rows": float(lost.sum())}
         if self.negative != "none":
-            none = torch.tensor([x is None for x in rejected(rollouts, self.negative, at)]).to(signal)
-            told["no_negative_rows"] = float((signal & none).sum())
+            known = rejected(rollouts, self.negative, at) if self.show == "answer" else others(rollouts, at)
+            told["no_negative_rows"] = float((signal & torch.tensor([x is None for x in known]).to(signal)).sum())
         return rollouts.with_streams(advantage=out), told | _metrics(a, out, found, used)
 
 

@@ -17,6 +17,7 @@ from steersman.core.errors import UserError
 PPO_CLIP = {"kind": "clipped", "eps_low": 0.2, "eps_high": 0.2}
 PER_ROW = {"mode": "seq_mean_token_mean"}
 PER_TOKEN = {"mode": "token_mean"}
+_RLSD = {"negative": "none", "decay": 50, "eps_w": 0.2, "teacher": "copy", "sync": 10}
 RATE = {"lr": 1e-6}
 """Of GRPO, Dr. GRPO, RLOO, DAPO, and ours where a source names none; models below 1e8 parameters want 1e-5 to 1e-3."""
 
@@ -133,10 +134,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "aggregate": PER_TOKEN,
         "optim": {"lr": 5e-6},
     },
-    # arXiv 2604.03128 as CEPO's authors run it: against the policy that is told nothing. There the teacher is a copy
-    # taken every ten steps; here it is the policy itself.
+    # arXiv 2604.03128 as CEPO's authors run it: a copy of the policy, taken every ten steps and told the right answer,
+    # against the policy that is told nothing.
     "rlsd": {
-        "stages": ["grpo", {"kind": "contrastive_credit", "negative": "none", "decay": 50, "eps_w": 0.2}],
+        "stages": ["grpo", {"kind": "contrastive_credit", **_RLSD}],
         "loss": {"kind": "clipped", "eps_low": 0.2, "eps_high": 0.28},
         "aggregate": PER_TOKEN,
         "optim": RATE,

@@ -26,9 +26,10 @@ from steersman.objective.components_d3s import PODS
 from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import GSPO, ImportanceCorrection, Reinforce
 from steersman.objective.components_reward import KLReward, Overlong, ShapeReward
+from steersman.objective.components_tip import SelectTokens
 from steersman.objective.select.groups import DynamicSampling
 from steersman.recipes.rl import RLRecipe
-from steersman.recipes.rl_parts import gives, needs_critic, terms_of
+from steersman.recipes.rl_parts import copied_every, gives, needs_critic, terms_of
 from steersman.recipes.rl_tasks import ChainSumPrompts, ModelReward, OwnTask, PlantedPrompts, TinyCodePrompts
 from steersman.recipes.teachers import Distill, SelfTeacher
 from steersman.train.passes import check_parts
@@ -59,9 +60,11 @@ def check_method(recipe: RLRecipe) -> list[str]:
     _check_graded(recipe)
     if not isinstance(recipe.loss, Distill):
         _check_advantage(recipe)
-    critic, teacher = recipe.critic is not None, recipe.teacher is not None
+    critic, copied = recipe.critic is not None, copied_every(recipe) is not None
+    teacher = copied or recipe.teacher is not None
     check_parts(recipe.stages, terms_of(recipe), gives(recipe), critic, teacher=teacher)
     _check_siblings(recipe)
+    _check_asked(recipe)
     ignored = _check_ignored(recipe)
     _check_sampler(recipe)
     _check_losses(recipe)
@@ -131,6 +134,17 @@ def _check_siblings(recipe: RLRecipe) -> None:
     if recipe.rollout.samples == 1:
         raise UserError("tells another response to the prompt, and there is one", where=where,
                         cure="Raise rollout.samples.")  # fmt: skip
+
+
+def _check_asked(recipe: RLRecipe) -> None:
+    """A stage that asks the loss's teacher itself means another model: the policy's own versions are told things."""
+    if not isinstance(recipe.teacher, SelfTeacher):
+        return
+    for i, stage in enumerate(recipe.stages):
+        asked = [p.stream for p in stage.passes() if p.by == "teacher"]
+        if asked:
+            what = f"{_name(stage)} reads {asked[0]!r}, which it asks of a teacher that is another model or a function"
+            raise UserError(what, where=f"stages[{i}]", cure="Set gamma = 0, or give such a teacher.")
 
 
 def _check_advantage(recipe: RLRecipe) -> None:
@@ -212,6 +226,10 @@ def _check_losses(recipe: RLRecipe) -> None:
     if recipe.kl is not None and any(isinstance(s, KLReward) for s in recipe.stages):
         what = "puts a KL penalty in the loss, and the stage kl_reward puts one in the reward"
         raise UserError(what, where="kl", cure="Keep one of them.")
+    drawn = any(isinstance(s, SelectTokens) and s.unbiased for s in recipe.stages)
+    if drawn and recipe.aggregate.mode != "token_mean":
+        what = f"is {recipe.aggregate.mode}; unbiased draws estimate the mean over the tokens of a step"
+        raise UserError(what, where="aggregate.mode", cure='Set aggregate.mode = "token_mean", or unbiased = false.')
     if isinstance(recipe.loss, GSPO) and recipe.aggregate.mode != "seq_mean_token_mean":
         what = f"is {recipe.aggregate.mode}; gspo's ratio is that of a whole response, so its mean comes first"
         cure = 'Set aggregate.mode = "seq_mean_token_mean".'

@@ -15,7 +15,7 @@ from steersman.recipes.estimate import check_lora, duration, lora_parameters, ma
 from steersman.recipes.jobs import output_folder, pick_device
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_job import make_ready
-from steersman.recipes.rl_parts import needs_reference
+from steersman.recipes.rl_parts import copied_every, needs_reference
 from steersman.recipes.teachers import SelfTeacher
 from steersman.recipes.teachers_load import TeacherReady
 from steersman.recipes.training import Runtime
@@ -76,6 +76,8 @@ def measures(recipe: RLRecipe, runtime: Runtime, allow_import: Sequence[str] = (
 
 def _teacher(recipe: RLRecipe, ready: TeacherReady, parameters: int) -> tuple[int, int]:
     """Parameters of the teacher, and those of them that are not the policy's or the reference's own."""
+    if copied_every(recipe) is not None:  # its passes are those of the stage
+        return 0, parameters
     if isinstance(recipe.teacher, SelfTeacher):
         mixed = recipe.teacher.version == "mixture"
         return parameters * (1 + mixed), parameters * (mixed or recipe.teacher.version == "average")

@@ -7,6 +7,7 @@ from typing import Any
 
 from steersman.core.component import OWN_PASSES, Stage
 from steersman.core.errors import UserError
+from steersman.objective.components_credit import ContrastiveCredit
 from steersman.objective.components_policy import KLLoss
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_tasks import ModelReward, OwnTask
@@ -52,6 +53,26 @@ def needs_reference(recipe: RLRecipe) -> bool:
     asked: list[str] = [p.by for s in recipe.stages for p in s.passes()]
     asked += [t.against.by for t in terms_of(recipe) if t.against is not None]
     return isinstance(recipe.kl, KLLoss) or "logp_ref" in wanted or "reference" in asked
+
+
+def copied_every(recipe: RLRecipe) -> int | None:
+    """Optimiser steps after which the copy of the policy is taken anew that stages ask; None = no stage asks one.
+
+    Raises:
+        UserError: two stages differ; a teacher of the loss stands in the copy's place.
+    """
+    found = {s.sync: i for i, s in enumerate(recipe.stages) if isinstance(s, ContrastiveCredit) and s.sync}
+    if not found:
+        return None
+    where = f"stages[{next(iter(found.values()))}].teacher"
+    if len(found) > 1:
+        raise UserError(
+            f"copies are taken every {' and '.join(map(str, found))} steps", where=where, allowed="one sync"
+        )
+    if recipe.teacher is not None:
+        what = "is a copy of the policy, and the loss has a teacher: a run has one of the two"
+        raise UserError(what, where=where, cure='Set the stage\'s teacher = "policy" or "reference".')
+    return next(iter(found))
 
 
 def needs_critic(stage: Stage) -> bool:

@@ -23,6 +23,7 @@ from steersman.language.load import (
 from steersman.language.precision import set_precision
 from steersman.recipes.jobs import load_trained
 from steersman.recipes.rl import RLRecipe
+from steersman.recipes.rl_parts import copied_every
 from steersman.recipes.rl_tasks import PlantedPrompts
 from steersman.recipes.teachers import ModelTeacher, OwnTeacher, SelfTeacher, TaskTeacher
 from steersman.store.checkpoint import load_checkpoint
@@ -136,7 +137,10 @@ def _context(folder: Path) -> int | None:
 
 def teacher_options(recipe: RLRecipe, ready: TeacherReady, device: torch.device) -> dict[str, Any]:
     """The options of an engine that give it the recipe's teacher; loads its weights."""
-    spec = recipe.teacher
+    spec, every = recipe.teacher, copied_every(recipe)
+    if every is not None:
+        model = load_trained(recipe, device).requires_grad_(False)
+        return {"teacher": model, "teacher_rate": 1.0, "teacher_every": every}
     if ready.known is not None:
         return {"teacher": ready.known}
     if isinstance(spec, SelfTeacher) and spec.version == "average":

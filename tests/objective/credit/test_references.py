@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersman.core.errors import UserError
-from steersman.objective.credit.references import right_answers, wrong_answers
+from steersman.objective.credit.references import rejected_rows, right_answers, wrong_answers
 
 GROUP = torch.tensor([4, 4, 4, 4, 4, 7, 7, 9, 9])
 ANSWER = ["5", "3", "3", "8", None, "1", "1", None, " "]
@@ -81,3 +81,17 @@ def test_right_answers_are_text_and_never_empty():
         right_answers([*rows, {}])
     with pytest.raises(UserError, match="row 3: reference answer is a list"):
         right_answers([*rows, {"answer": ["1"]}])
+
+
+def test_whole_responses_are_those_of_other_rejected_rows():
+    """Scores .2, .1, 0 and -1 are wrong in group 4: the lowest is told to all but itself, which is told the next."""
+    found = rejected_rows(CORRECT, SCORE, GROUP)
+    assert found == [4, 4, 4, 4, 3, None, None, 8, 7]  # answers are not asked for, and no row is told itself
+    valid = torch.tensor([True, True, True, True, False, True, True, True, False])
+    assert rejected_rows(CORRECT, SCORE, GROUP, valid=valid) == [3, 3, 3, 2, 3, None, None, None, 7]
+    alone = torch.tensor([True, False]), torch.tensor([1.0, 0.0]), torch.zeros(2, dtype=torch.int64)
+    assert rejected_rows(*alone) == [1, None]
+    ties = torch.zeros(9)
+    assert rejected_rows(CORRECT, ties, GROUP, torch.tensor([0, 0.9, 0.2, 0.4, 0.3, 0, 0, 0.1, 0.2]))[0] == 2
+    with pytest.raises(UserError, match="9 rows, but other arguments have"):
+        rejected_rows(CORRECT, SCORE[:3], GROUP)

@@ -59,8 +59,13 @@ class ToldSibling:
         if self.show == "answer":
             assert rollouts.answer is not None
             return rollouts.answer[i]
-        end = int(rollouts.length[i]) - int(rollouts.stop[i] == STOP_EOS)
-        return tuple(rollouts.ids[i, int(rollouts.prompt_length[i]) : end].tolist())
+        return response_ids(rollouts, i)
+
+
+def response_ids(rollouts: Rollouts, i: int) -> tuple[int, ...]:
+    """Token ids of the response of row i, without the token that ended it."""
+    end = int(rollouts.length[i]) - int(rollouts.stop[i] == STOP_EOS)
+    return tuple(rollouts.ids[i, int(rollouts.prompt_length[i]) : end].tolist())
 
 
 def siblings(rollouts: Rollouts) -> list[int | None]:

@@ -109,6 +109,41 @@ def wrong_answers(
     return [known[i] if i in own else chosen.get(ids[i]) for i in range(n)]
 
 
+def rejected_rows(
+    correct: Tensor, score: Tensor, group: Tensor, noise: Tensor | None = None, valid: Tensor | None = None
+) -> list[int | None]:
+    """For each row the rejected rollout of its group with the lowest score, never the row itself.
+
+    Args:
+        correct: ``[N]`` bool.
+        score: ``[N]``.
+        group: prompt ids ``[N]``.
+        noise: uniform numbers ``[N]`` that decide ties; None = the first row wins.
+        valid: rows that were graded ``[N]``; None = all.
+
+    Returns:
+        One row number a row; None where its group has no other row that is wrong.
+
+    Raises:
+        UserError: lengths that disagree.
+
+    Source: the ablations of the paper. In the released code the row may be shown its own rollout.
+    """
+    n = len(correct)
+    sizes = {len(x) for x in (score, group, noise, valid) if x is not None}
+    if sizes - {n}:
+        raise UserError(f"{n} rows, but other arguments have {sorted(sizes - {n})}", where="rejected_rows")
+    good, there = correct.tolist(), [True] * n if valid is None else valid.tolist()
+    marks, luck = score.tolist(), list(range(n)) if noise is None else noise.tolist()
+    of: dict[int, list[int]] = {}
+    for i, g in enumerate(group.tolist()):
+        if there[i] and not good[i]:
+            of.setdefault(g, []).append(i)
+    for rows in of.values():
+        rows.sort(key=lambda i: (marks[i], luck[i]))
+    return [next((j for j in of.get(g, ()) if j != i), None) for i, g in enumerate(group.tolist())]
+
+
 def _plain(answer: str) -> str:
     """Answers that differ in white space alone are the same."""
     return " ".join(answer.split())

@@ -14,7 +14,7 @@ import traceback
 import typer
 
 import steersman
-from steersman.cli import config, data, decide, diagnose, doctor, evaluate, generate, model, study, train, view
+from steersman.cli import config, data, decide, diagnose, doctor, evaluate, generate, measure, model, study, train, view
 from steersman.core.errors import RunStopped, UserError
 
 INTERRUPTED = 130
@@ -36,6 +36,7 @@ app.add_typer(diagnose.app, name="diagnose")
 app.add_typer(decide.app, name="decide")
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
+app.command("measure")(measure.measure)
 app.command("view")(view.view)
 app.command("doctor")(doctor.doctor)
 

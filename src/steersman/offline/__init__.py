@@ -1,0 +1,1 @@
+"""Logged data: transitions in columns, and measures that tell before any training what can be learnt from them."""

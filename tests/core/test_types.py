@@ -48,6 +48,7 @@ def fields(n: int = N) -> dict[str, Any]:
         "reward": row / 2,
         "correct": row == 1,
         "answer": tuple(f"answer {i}" if i else None for i in range(n)),
+        "feedback": tuple(f"said {i}" if i != 1 else None for i in range(n)),
         "streams": {
             "logp": -ids.double(),
             "advantage_row": row.float(),
@@ -64,7 +65,7 @@ def same(a: Rollouts, b: Rollouts) -> bool:
         if (x is None) != (y is None) or (x is not None and not torch.equal(x, y)):
             return False
     return (
-        a.answer == b.answer
+        (a.answer, a.feedback) == (b.answer, b.feedback)
         and a.streams.keys() == b.streams.keys()
         and all(torch.equal(x, b.streams[k]) for k, x in a.streams.items())
     )
@@ -112,6 +113,8 @@ def test_any_floating_precision_is_taken(name: str) -> None:
 def test_answers_and_streams_must_fit() -> None:
     with pytest.raises(UserError, match="answer has 3 entries for 4 rows"):
         Rollouts(**fields() | {"answer": ("a", "b", None)})
+    with pytest.raises(UserError, match="feedback has 1 entries for 4 rows"):
+        Rollouts(**fields() | {"feedback": ("a",)})
     with pytest.raises(UserError, match="unknown stream 'lgop'"):
         Rollouts(**fields() | {"streams": {"lgop": torch.zeros(N, WIDTH)}})
     with pytest.raises(UserError, match=r"streams\.logp: has shape \(4, 5\)"):
@@ -156,6 +159,7 @@ def test_indexing_takes_everything_along() -> None:
     x = Rollouts(**fields()).index(torch.tensor([2, 2, 0]))
     assert x.ids[:, 0].tolist() == [12, 12, 0]
     assert x.answer == ("answer 2", "answer 2", None)
+    assert x.feedback == ("said 2", "said 2", "said 0")
     assert x.streams["advantage_row"].tolist() == [2.0, 2.0, 0.0]
     assert x.streams["hidden"][:, 0, 0].tolist() == [12.0, 12.0, 0.0]
     for name in ROW_FIELDS:
@@ -180,7 +184,7 @@ def test_trim_drops_only_columns_nobody_reaches() -> None:
 def test_empty_batches_survive_everything() -> None:
     x = Rollouts(**fields()).index(torch.zeros(N, dtype=torch.bool))
     assert len(x) == 0
-    assert x.answer == ()
+    assert x.answer == x.feedback == ()
     assert x.trim().ids.shape == (0, 1)
     assert len(x.check().to("cpu").index(slice(0, 0))) == 0
 

@@ -83,3 +83,15 @@ def test_the_thinking_of_a_response_is_left_out():
     assert told(given, CHAT) == [7, 8, *ids(" =2")]
     with pytest.raises(UserError, match="behind: responses of this task are no text"):
         spliced(given, ids)
+
+
+def test_feedback_stands_in_its_place_and_what_looks_like_a_place_in_it_is_left_alone():
+    said = "got {answer}, {prompt} or {feedback}"
+    alone = Hinted((7, 8), {"id": "p5", "prompt": "1 + 1 ="}, "in_user_turn", "{prompt} No: {feedback}.", "", "", said)
+    assert told(alone, CHAT) == f"1 + 1 = No: {said}."
+    both = Hinted((7, 8), alone.row, "in_user_turn", "{prompt}|{answer}|{feedback}", tuple(ids("2")), "", said)
+    assert told(both, CHAT) == f"1 + 1 =|2|{said}"
+    after = Hinted((7, 8), alone.row, "after_prompt", " ={answer}! {feedback}.", (3, 4), "", "no")
+    assert told(after, CHAT) == [7, 8, *ids(" ="), 3, 4, *ids("! no.")]
+    words = Hinted((7, 8), alone.row, "after_prompt", " {feedback}.", "", "", said)
+    assert told(words, CHAT) == [7, 8, *ids(f" {said}.")]

@@ -1,6 +1,7 @@
 """Jobs of `train distill` from start to finish: kinds of teachers, selection, no grader, resuming, what stops one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +23,10 @@ from steersman.recipes.rl_job import carry_out_rl
 from steersman.recipes.teachers import Distill, ModelTeacher, SelfTeacher
 from steersman.recipes.training import Runtime
 from steersman.recipes.verbs import check
+from steersman.reward.feedback import feedback
 from steersman.store.checkpoint import list_checkpoints
 from steersman.store.run import RunDir
+from steersman.train import collect
 
 OWN = """
 import torch
@@ -340,6 +343,61 @@ def test_rows_without_a_sibling_that_was_right_count_nowhere(run: Any, tmp_path:
     assert len(steps) == 2
     assert all(0 <= r["train/tokens_trained"] < r["train/tokens_generated"] for r in steps)
     assert any(r["train/tokens_trained"] > 0 for r in steps)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grading that keeps what was said in words, whether or not the loop already does."""
+    plain = collect.grade
+
+    def grade(*given: Any) -> Any:
+        drawn, graded = plain(*given)
+        if graded and drawn.feedback is None:
+            drawn = replace(drawn, feedback=tuple(x for g in graded for x in feedback(g)))
+        return drawn, graded
+
+    monkeypatch.setattr(collect, "grade", grade)
+
+
+SAYS = {"place": "after_prompt", "text": " {answer}", "feedback": " [{feedback}]", "both": " {answer} [{feedback}]"}
+
+
+@pytest.mark.parametrize("version", ["live", "mixture"])
+def test_wrong_responses_are_told_what_the_grader_said(heard: None, run: Any, tmp_path: Path, version: str) -> None:
+    """Every response is one token, so as many tokens are learnt from as there are wrong responses."""
+    teacher = {"tell": "nothing", "feedback": "always", "version": version, "hint": SAYS}
+    table = {"budget": {"batch": 4, "steps": 2}, **answers(tmp_path, **teacher)}
+    done = run(validate(DistillRecipe, Source(table, {}, "the test")))
+    steps = [r for r in done.rows if "train/tokens_trained" in r]
+    assert len(steps) == 2
+    for r in steps:
+        assert r["train/tokens_trained"] == round((1 - r["train/accuracy"]) * 12) > 0
+
+
+def test_feedback_adds_rows_where_no_sibling_was_right(heard: None, run: Any, tmp_path: Path) -> None:
+    trained = {}
+    for said in ("never", "otherwise", "always"):
+        teacher = {"tell": "sibling_answer", "feedback": said, "version": "live", "hint": SAYS}
+        table = {"budget": {"batch": 4, "steps": 1}, **answers(tmp_path / said, **teacher)}
+        done = run(validate(DistillRecipe, Source(table, {}, "the test")), said)
+        trained[said] = done.rows[0]["train/tokens_trained"]
+    assert trained["never"] < trained["otherwise"] == trained["always"] <= 12
+
+
+def test_feedback_needs_a_grader_with_words(tmp_path: Path) -> None:
+    table = {"budget": {"batch": 4, "steps": 2}, **answers(tmp_path, tell="nothing", feedback="always")}
+    one = {**table, "rollout": {"samples": 1, "max_new_tokens": 1}}
+    check_method(validate(DistillRecipe, Source(one, {}, "the test")))  # a response's own feedback needs no sibling
+    bare = {k: v for k, v in table.items() if k != "reward"}
+    with pytest.raises(UserError, match=r"(?s)feedback: tells what the grader said, and nothing gives 'feedback'"):
+        check_method(validate(DistillRecipe, Source(bare, {}, "the test")))
+    own = {**bare, "task": {"kind": "chain_sum"}, "rollout": {"samples": 2}}
+    with pytest.raises(UserError, match="nothing gives 'feedback'"):
+        check_method(validate(DistillRecipe, Source(own, {}, "the test")))
+    for tell, match in (("answer", "never told, since the answer is always there"), ("nothing", "told always")):
+        teacher = {"kind": "self", "tell": tell, "feedback": "otherwise"}
+        with pytest.raises(UserError, match=match):
+            validate(DistillRecipe, Source({**table, "loss": {"teacher": teacher}}, {}, "the test"))
 
 
 def test_siblings_need_a_grader_and_more_than_one_response(tmp_path: Path) -> None:

@@ -120,7 +120,16 @@ SUMS = [{"prompt": f"{i} + {4 - i} =", "answer": "4", "id": f"sum {i}", "why": "
 SAID = {"place": "in_user_turn", "text": "{prompt} ({answer})"}
 
 
-@pytest.mark.parametrize("stage", [{"hint": SAID}, {"hint": {"text": " {answer}"}, "reference": "why"}])
+TOLD = [
+    {"hint": SAID},
+    {"hint": {"text": " {answer}"}, "reference": "why"},
+    {"hint": SAID, "teacher": "copy", "sync": 1},
+    {"hint": SAID, "show": "response"},
+    {"hint": {"text": " {answer}"}, "show": "suffix", "show_tokens": 3},
+]
+
+
+@pytest.mark.parametrize("stage", TOLD)
 def test_contrastive_credit_tells_answers_in_a_chat(run: Any, tmp_path: Path, desk: Any, stage: dict[str, Any]) -> None:
     done = run(answering(desk, tmp_path, SUMS, **stage))
     steps = [row for row in done.rows if "train/tokens_scored" in row]

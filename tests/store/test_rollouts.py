@@ -37,6 +37,7 @@ def test_everything_comes_back(tmp_path):
         "valid": torch.tensor([True, False, True]),
         "correct": torch.tensor([True, False, False]),
         "answer": ("7", None, "x"),
+        "feedback": (None, "no", None),
         "logp_behaviour": torch.full((3, 5), -0.5) * (torch.arange(5) < torch.tensor([[3], [5], [1]])),
     }
     made = rollouts(**known)
@@ -47,6 +48,7 @@ def test_everything_comes_back(tmp_path):
     assert torch.equal(back.streams["hidden"], made.streams["hidden"])
     assert torch.isnan(back.reward[1])
     assert back.answer == made.answer
+    assert back.feedback == made.feedback
 
 
 def test_only_real_tokens_are_stored():
@@ -80,7 +82,9 @@ def test_concat_joins_batches_of_different_widths():
     assert same(Rollouts.concat([a]), a)
 
 
-@pytest.mark.parametrize("change", [{"streams": {}}, {"reward": torch.zeros(3)}, {"answer": ("a", "b", "c")}])
+@pytest.mark.parametrize(
+    "change", [{"streams": {}}, {"reward": torch.zeros(3)}, {"answer": ("a", "b", "c")}, {"feedback": (None,) * 3}]
+)
 def test_concat_refuses_batches_that_know_different_things(change):
     with pytest.raises(UserError, match="in some parts only"):
         Rollouts.concat([rollouts(), replace(rollouts(), **change)])

@@ -73,7 +73,7 @@ def test_a_text_world_draws_and_grades(tmp_path: Path) -> None:
     assert graded.scores.valid.tolist() == rollouts.valid.tolist()
     assert [STATUSES[i] for i in graded.scores.parts["status"][:3]] == ["correct", "wrong", "unparsable"]
     assert graded.answer == (answers[0], "-1", "many", None)
-    assert set(world.gives) == {"correct", "answer"}
+    assert set(world.gives) == {"correct", "answer", "feedback"}
     with pytest.raises(UserError, match="3 rows for 4 responses"):
         world.grade(rollouts, prompts.rows[:3])
 

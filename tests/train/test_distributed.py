@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from steersman.core.errors import CorruptFile, UserError
+from steersman.core.types import Scores
+from steersman.reward.code import CODE_STATUSES
+from steersman.reward.verifiable import Graded
 from steersman.store.checkpoint import load_checkpoint, save_checkpoint
 from steersman.store.run import RunDir
 from steersman.train.engine import wire
@@ -262,6 +265,9 @@ def test_messages_hold_nothing_but_data() -> None:
     found = wire.unpack(wire.pack(value))
     assert torch.equal(found["a"].pop(4), torch.tensor([1.5]))
     assert found == {"a": [1, float("-inf"), None, "x", {"$float": "nan"}], "$tensor": {"b": True}}
+    graded = Graded(Scores(torch.tensor([0.5]), torch.tensor([True])), ("f",), {0: "late"}, CODE_STATUSES)
+    again = wire.unpack(wire.pack([graded]))[0]
+    assert (again.answer, again.reasons, again.statuses) == (("f",), {0: "late"}, CODE_STATUSES)
     with pytest.raises(TypeError):
         wire.pack({"a": object()})
 

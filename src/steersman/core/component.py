@@ -57,9 +57,10 @@ class Hinted:
         row: the grader's; its `prompt` is the text or the conversation, its `id` names it in messages.
         place: "after_prompt" = the text stands behind the prompt's own tokens; "in_user_turn" = it is the last turn of
             the user, or the whole prompt where that is plain text.
-        text: with `{answer}`, and in a turn with `{prompt}` for what stood there.
+        text: with `{answer}` or `{feedback}` or both, and in a turn with `{prompt}` for what stood there.
         answer: what comes for `{answer}`: text, or token ids.
         behind: of an answer of token ids only the text behind the last of these; empty = all of it.
+        feedback: what comes for `{feedback}`.
     """
 
     prompt: tuple[int, ...]
@@ -68,6 +69,7 @@ class Hinted:
     text: str
     answer: str | tuple[int, ...]
     behind: str = ""
+    feedback: str = ""
 
 
 Before = Callable[[Rollouts, Sequence[Mapping[str, Any]]], Sequence[Any]]

@@ -42,6 +42,7 @@ class Rollouts:
         reward: ``[N]``; None before grading.
         correct: ``[N]`` bool where the task can say it.
         answer: one extracted answer a row where the task has answers.
+        feedback: what the grader said of each row that is wrong, where it says something in words.
         streams: further per-token ``[N, L]`` or per-row ``[N]`` tensors named in `core.streams`.
 
     Raises:
@@ -62,6 +63,7 @@ class Rollouts:
     reward: Float[Tensor, " N"] | None = None
     correct: Bool[Tensor, " N"] | None = None
     answer: tuple[str | None, ...] | None = None
+    feedback: tuple[str | None, ...] | None = None
     streams: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,8 +80,10 @@ class Rollouts:
             if not (x.dtype == _DTYPES[name] if name in _DTYPES else x.is_floating_point()):
                 wanted = _DTYPES.get(name, "floating point")
                 raise UserError(f"{name} is {x.dtype}, expected {wanted}", where="Rollouts")
-        if self.answer is not None and len(self.answer) != n:
-            raise UserError(f"answer has {len(self.answer)} entries for {n} rows", where="Rollouts")
+        for name in _TEXTS:
+            texts = getattr(self, name)
+            if texts is not None and len(texts) != n:
+                raise UserError(f"{name} has {len(texts)} entries for {n} rows", where="Rollouts")
         for name, x in self.streams.items():
             check_stream(name, x, n, width)
 
@@ -113,9 +117,10 @@ class Rollouts:
     def index(self, rows: Tensor | slice) -> "Rollouts":
         """The rows `rows` (int64 indices, a bool mask or a slice) as a new batch; repeats are allowed."""
         changed: dict[str, Any] = {k: x[rows] for k in _TENSORS if (x := getattr(self, k)) is not None}
-        if self.answer is not None:
+        texts = {k: x for k in _TEXTS if (x := getattr(self, k)) is not None}
+        if texts:
             picked = torch.arange(len(self), device=self.ids.device)[rows].tolist()
-            changed["answer"] = tuple(self.answer[i] for i in picked)
+            changed |= {k: tuple(x[i] for i in picked) for k, x in texts.items()}
         return replace(self, **changed, streams={k: x[rows] for k, x in self.streams.items()})
 
     def to(self, device: torch.device | str) -> "Rollouts":
@@ -162,8 +167,9 @@ class Rollouts:
         joined: dict[str, Any] = {
             k: torch.cat([getattr(p, k) for p in wide]) for k in _TENSORS if getattr(first, k) is not None
         }
-        if first.answer is not None:
-            joined["answer"] = tuple(a for p in parts for a in p.answer or ())
+        for name in _TEXTS:
+            if getattr(first, name) is not None:
+                joined[name] = tuple(x for p in parts for x in getattr(p, name))
         streams = {k: torch.cat([p.streams[k] for p in wide]) for k in first.streams}
         return replace(first, **joined, streams=streams)
 
@@ -197,8 +203,9 @@ _PER_TOKEN = ("ids", "action", "forced", "logp_behaviour")
 _DTYPES = dict.fromkeys(("ids", "length", "prompt_length", "group", "stop", "version"), torch.int64) | dict.fromkeys(
     ("action", "forced", "valid", "correct"), torch.bool
 )
-_OPTIONAL = ("logp_behaviour", "reward", "correct", "answer")
-_TENSORS = tuple(f.name for f in fields(Rollouts) if f.name not in ("answer", "streams"))
+_TEXTS = ("answer", "feedback")
+_OPTIONAL = ("logp_behaviour", "reward", "correct", *_TEXTS)
+_TENSORS = tuple(f.name for f in fields(Rollouts) if f.name not in (*_TEXTS, "streams"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ conversation is rendered anew. Leaves out: which answer and which words (`object
 of whole prompts (`encode`).
 """
 
+import re
 from dataclasses import replace
 from typing import Any
 
 from steersman.core.component import Hinted
 from steersman.core.errors import UserError, one_line
 
-ANSWER, PROMPT = "{answer}", "{prompt}"
+ANSWER, PROMPT, FEEDBACK = "{answer}", "{prompt}", "{feedback}"
+_PLACE = re.compile("|".join(re.escape(x) for x in (ANSWER, PROMPT, FEEDBACK)))
 
 
 def told(hinted: Hinted, tokenizer: Any) -> Any:
@@ -29,14 +31,15 @@ def told(hinted: Hinted, tokenizer: Any) -> Any:
     if hinted.behind and not isinstance(hinted.answer, str):
         text = _text(hinted.answer, tokenizer).rpartition(hinted.behind)[2].strip()
         hinted = replace(hinted, answer=text, behind="")
-    if isinstance(hinted.answer, str):
+    if isinstance(hinted.answer, str) and ANSWER in hinted.text:
         check_answer(hinted.answer, tokenizer, where)
     if hinted.place == "after_prompt":
         return spliced(hinted, lambda text: _ids(text, tokenizer))
     answer = hinted.answer if isinstance(hinted.answer, str) else _text(hinted.answer, tokenizer)
+    known = {ANSWER: answer, FEEDBACK: hinted.feedback}
     prompt = hinted.row.get("prompt")
     if isinstance(prompt, str):
-        return _filled(hinted.text, prompt, answer)
+        return _filled(hinted.text, known | {PROMPT: prompt})
     if not prompt:
         raise UserError("the prompt is not known as text, so nothing can be told in it", where=where)
     turns = [dict(turn) for turn in prompt]
@@ -44,7 +47,7 @@ def told(hinted: Hinted, tokenizer: Any) -> Any:
     if last is None:
         cure = 'Set hint.place = "after_prompt".'
         raise UserError("the conversation has no turn of the user to tell an answer in", where=where, cure=cure)
-    turns[last]["content"] = _filled(hinted.text, turns[last]["content"], answer)
+    turns[last]["content"] = _filled(hinted.text, known | {PROMPT: turns[last]["content"]})
     return tuple(turns)
 
 
@@ -60,17 +63,19 @@ def spliced(hinted: Hinted, ids_of: Any) -> list[int]:
     """
     if hinted.behind:
         raise UserError("responses of this task are no text to search", where="behind", cure="Leave it out.")
+    known = {FEEDBACK: hinted.feedback}
     if isinstance(hinted.answer, str):
-        return [*hinted.prompt, *ids_of(hinted.text.replace(ANSWER, hinted.answer))]
+        return [*hinted.prompt, *ids_of(_filled(hinted.text, known | {ANSWER: hinted.answer}))]
     out = list(hinted.prompt)
     for i, words in enumerate(hinted.text.split(ANSWER)):
-        out += [*(hinted.answer if i else ()), *(ids_of(words) if words else ())]
+        text = _filled(words, known)
+        out += [*(hinted.answer if i else ()), *(ids_of(text) if text else ())]
     return out
 
 
-def _filled(text: str, prompt: str, answer: str) -> str:
-    """The template with both in their places; what looks like a place in a prompt or an answer is left alone."""
-    return answer.join(part.replace(PROMPT, prompt) for part in text.split(ANSWER))
+def _filled(text: str, known: dict[str, str]) -> str:
+    """The template with what is known in its places; what looks like a place in one of them is left alone."""
+    return _PLACE.sub(lambda place: known.get(place[0], place[0]), text)
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:

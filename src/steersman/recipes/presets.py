@@ -182,7 +182,8 @@ DISTILLED: dict[str, dict[str, Any]] = {
     },
     # arXiv 2601.20802: a moving average of the policy, told another response of the group that was right;
     # Jensen-Shannon over the policy's 100 likeliest tokens and the others as one, weights of at most 2. Thinking is
-    # told too unless loss.teacher.behind says where it ends; what an environment answers is not told.
+    # told too unless loss.teacher.behind says where it ends. Its two further settings are for the user to choose, since
+    # the first needs a grader with words: loss.teacher.feedback, and loss.teacher.version = "mixture".
     "sdpo": {
         "stages": [],
         "loss": {

@@ -129,9 +129,11 @@ def _check_siblings(recipe: RLRecipe) -> None:
         return
     where = "loss.teacher.tell"
     if missing := [f for f in fields if f not in gives(recipe)]:
-        what = f"tells correct responses, and nothing gives {missing[0]!r}"
+        said = missing[0] == "feedback"
+        what = f"tells {'what the grader said' if said else 'correct responses'}, and nothing gives {missing[0]!r}"
+        where = "loss.teacher.feedback" if said else where
         raise UserError(what, where=where, cure="Add the table [reward] with a grader that does.")
-    if recipe.rollout.samples == 1:
+    if recipe.rollout.samples == 1 and "correct" in fields:
         raise UserError("tells another response to the prompt, and there is one", where=where,
                         cure="Raise rollout.samples.")  # fmt: skip
 

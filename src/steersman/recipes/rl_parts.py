@@ -42,9 +42,11 @@ def stages_of(recipe: RLRecipe) -> tuple[Stage, ...]:
 
 def gives(recipe: RLRecipe) -> tuple[str, ...]:
     """Optional fields of the rollouts that grading will fill, as the task's world says when it is made."""
-    if isinstance(recipe.task, OwnTask) or isinstance(recipe.reward, Verifiable):
+    if isinstance(recipe.task, OwnTask):
         return ("correct", "answer")
-    return () if isinstance(recipe.reward, ModelReward | None) else ("correct",)
+    if isinstance(recipe.reward, ModelReward | None):
+        return ()
+    return ("correct", "feedback", *(("answer",) if isinstance(recipe.reward, Verifiable) else ()))
 
 
 def needs_reference(recipe: RLRecipe) -> bool:

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from steersman.core.component import Before, Component, Form
-from steersman.objective.credit.demonstrate import ToldRight, ToldSibling
-from steersman.objective.credit.hints import Hint
+from steersman.objective.credit.demonstrate import ToldFeedback, ToldRight, ToldSibling
+from steersman.objective.credit.hints import FeedbackHint
 from steersman.train.terms import Against
 
 RATE = 0.05
@@ -50,17 +50,23 @@ class SelfTeacher(Component):
         "answer", description="what it is told first: an answer, a correct response to the same prompt, or its answer"
     )
     reference: str = Field("answer", min_length=1, description="column of the prompt with the answer that is told")
-    hint: Hint = Field(Hint(), description="where and in which words an answer is told")
+    feedback: Literal["never", "otherwise", "always"] = Field(
+        "never", description="what the grader said of a wrong response, told to it where nothing else is, or always"
+    )
+    hint: FeedbackHint = Field(FeedbackHint(), description="where and in which words it is told")
     behind: str = Field("", description="of a sibling only the text behind the last of these, e.g. an end of thinking")
 
     @model_validator(mode="after")
     def _differs(self) -> "SelfTeacher":
-        if self.tell == "nothing" and self.version == "live":
+        if self.tell == "nothing" and self.feedback == "never" and self.version == "live":
             raise ValueError("version is live and tell is nothing: the policy is compared with itself")
         if self.version == "mixture" and self.rate == 1:
             raise ValueError('a mixture of which the policy is all is version = "live"; take a rate below 1')
         if self.every > 1 and self.version != "average":
             raise ValueError(f'every is read only where version is "average", and it is {self.version!r}')
+        if self.feedback == "otherwise" and self.tell not in ("sibling", "sibling_answer"):
+            what = "told always" if self.tell == "nothing" else "never told, since the answer is always there"
+            raise ValueError(f'feedback = "otherwise" is {what} where tell is {self.tell!r}; say so')
         if self.behind and self.tell != "sibling":
             raise ValueError(f'behind is read only where tell is "sibling", and it is {self.tell!r}')
         return self
@@ -73,16 +79,18 @@ class SelfTeacher(Component):
     @property
     def fields(self) -> tuple[str, ...]:
         """Fields of graded responses that are read."""
-        return {"sibling": ("correct",), "sibling_answer": ("correct", "answer")}.get(self.tell, ())
+        told = {"sibling": ("correct",), "sibling_answer": ("correct", "answer")}.get(self.tell, ())
+        return told if self.feedback == "never" else (*told, "feedback")
 
     @property
     def before(self) -> Before | None:
-        """What stands before each response; siblings are not there for every one."""
-        if self.tell == "nothing":
-            return None
+        """What stands before each response; siblings and feedback are not there for every one."""
+        told: ToldRight | ToldSibling | None = None
         if self.tell == "answer":
-            return ToldRight(self.hint, self.reference)
-        return ToldSibling(self.hint, "response" if self.tell == "sibling" else "answer", self.behind)
+            told = ToldRight(self.hint, self.reference)
+        elif self.tell != "nothing":
+            told = ToldSibling(self.hint, "response" if self.tell == "sibling" else "answer", self.behind)
+        return told if self.feedback == "never" else ToldFeedback(self.hint, told, self.feedback == "always")
 
 
 AnyTeacher = Annotated[ModelTeacher | OwnTeacher | TaskTeacher | SelfTeacher, Field(discriminator="kind")]

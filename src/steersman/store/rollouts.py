@@ -15,6 +15,7 @@ from steersman.core.types import Rollouts
 from steersman.store.checkpoint import load_checkpoint, save_checkpoint
 
 _PER_TOKEN = ("ids", "action", "forced", "logp_behaviour")
+_TEXTS = ("answer", "feedback")
 _PER_ROW = (
     "length", "prompt_length", "group", "valid", "stop", "weight", "version", "reward", "correct",
 )  # fmt: skip
@@ -28,8 +29,7 @@ def to_state(rollouts: Rollouts) -> dict[str, Any]:
     state: dict[str, Any] = {"width": width, "pad": int(padding[0]) if len(padding) else 0}
     state |= {k: x[real] for k in _PER_TOKEN if (x := getattr(rollouts, k)) is not None}
     state |= {k: x for k in _PER_ROW if (x := getattr(rollouts, k)) is not None}
-    if rollouts.answer is not None:
-        state["answer"] = list(rollouts.answer)
+    state |= {k: list(x) for k in _TEXTS if (x := getattr(rollouts, k)) is not None}
     return state | {"streams": {k: x[real] if per_token(k) else x for k, x in rollouts.streams.items()}}
 
 
@@ -46,7 +46,8 @@ def from_state(state: Mapping[str, Any]) -> Rollouts:
     known = {k: whole(state[k], int(state["pad"]) if k == "ids" else 0) for k in _PER_TOKEN if k in state}
     known |= {k: state[k] for k in _PER_ROW if k in state}
     streams = {k: whole(x) if per_token(k) else x for k, x in state["streams"].items()}
-    return Rollouts(**known, answer=tuple(state["answer"]) if "answer" in state else None, streams=streams)
+    known |= {k: tuple(state[k]) for k in _TEXTS if k in state}
+    return Rollouts(**known, streams=streams)
 
 
 def save_rollouts(root: Path, step: int, rollouts: Rollouts, keep: int = 2) -> Path:

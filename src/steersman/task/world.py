@@ -43,7 +43,7 @@ class World(Protocol):
 
     @property
     def gives(self) -> tuple[str, ...]:
-        """Optional fields of `Rollouts` that grading fills: ``correct``, ``answer``."""
+        """Optional fields of `Rollouts` that grading fills: ``correct``, ``answer``, ``feedback``."""
         ...
 
     def draw(self, n: int, seed: int, step: int, round: int = 0) -> Prompts:

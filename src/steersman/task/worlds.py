@@ -97,13 +97,14 @@ class TextWorld:
 
     @property
     def gives(self) -> tuple[str, ...]:
-        """`correct` unless a reward model grades, and `answer` where a rule looks for one.
+        """`correct` and `feedback` unless a reward model grades, and `answer` where a rule looks for one.
 
         Whether a user's function says what is correct is known only when it has been called.
         """
         if self.grader is None or isinstance(self.grader, RewardModel):
             return ()
-        return ("correct", "answer") if isinstance(self.grader.reward, Verifiable) else ("correct",)
+        known = ("correct", "feedback")
+        return (*known, "answer") if isinstance(self.grader.reward, Verifiable) else known
 
     @property
     def grades(self) -> bool:

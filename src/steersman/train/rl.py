@@ -304,7 +304,7 @@ def _gap(batch: Rollouts) -> dict[str, Tensor]:
 
 def _bare(parts: Sequence[Rollouts]) -> Rollouts:
     """The rollouts of several rounds with the fields that all of them have."""
-    optional = [k for k in ("reward", "correct", "answer") if any(getattr(p, k) is None for p in parts)]
+    optional = [k for k in ("reward", "correct", "answer", "feedback") if any(getattr(p, k) is None for p in parts)]
     return Rollouts.concat([replace(p, streams={}, **dict.fromkeys(optional)) for p in parts])
 
 

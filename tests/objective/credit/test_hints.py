@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
-from steersman.objective.credit.hints import Hint
+from steersman.objective.credit.hints import FeedbackHint, Hint
 
 ROWS = Rollouts.of(torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0]]), torch.tensor([4, 3]), torch.tensor([2, 1]))
 
@@ -36,3 +36,34 @@ def test_only_the_answer_differs_between_two_hints():
     assert two[1] is None
     with pytest.raises(UserError, match="rollouts, rows and answers"):
         Hint().tell(ROWS, [{}], ["1", "2"])
+
+
+def test_feedback_has_words_of_its_own():
+    assert FeedbackHint().feedback_words == (" {feedback}", " {answer} {feedback}")
+    alone, both = FeedbackHint(place="in_user_turn").feedback_words
+    assert alone.startswith(
+        "{prompt}\n\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback}"
+    )
+    assert both.index("{prompt}") < both.index("{answer}") < both.index("{feedback}")
+    for words in (alone, both):
+        assert words.endswith("\n\nCorrectly solve the original question.")
+    assert FeedbackHint(feedback="{feedback}!", both="{feedback}{answer}").feedback_words == (
+        "{feedback}!",
+        "{feedback}{answer}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        ({"feedback": "wrong"}, "feedback is 'wrong', without a place for the feedback"),
+        ({"both": "{answer}"}, "without a place for the feedback"),
+        ({"both": "{feedback}"}, "without a place for the answer"),
+        ({"feedback": "{answer} {feedback}"}, "it cannot have {answer}"),
+        ({"feedback": "{prompt} {feedback}"}, "stands behind the prompt and cannot have"),
+        ({"place": "in_user_turn", "both": "{answer} {feedback}"}, "in_user_turn needs {prompt}"),
+    ],
+)
+def test_templates_of_feedback_without_its_places_are_refused(bad, match):
+    with pytest.raises(ValidationError, match=match):
+        FeedbackHint(**bad)

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steersman.core.errors import UserError
 from steersman.core.types import STOP_EOS, Rollouts
-from steersman.objective.credit.hints import Hint
+from steersman.objective.credit.hints import FeedbackHint, Hint
 from steersman.objective.credit.references import right_answers
 from steersman.objective.select.noise import row_key
 
@@ -31,7 +32,11 @@ class ToldRight:
 
     def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
         """What stands before each response."""
-        return list(self.hint.tell(rollouts, rows, right_answers(rows, self.column)))
+        return list(self.hint.tell(rollouts, rows, self.answers(rollouts, rows)))
+
+    def answers(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+        """What each row is told."""
+        return list(right_answers(rows, self.column))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +57,46 @@ class ToldSibling:
 
     def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
         """What stands before each response; the rollouts say which are correct."""
-        found = [None if i is None else self._shown(rollouts, i) for i in siblings(rollouts)]
-        return list(self.hint.tell(rollouts, rows, found, self.behind))
+        return list(self.hint.tell(rollouts, rows, self.answers(rollouts, rows), self.behind))
+
+    def answers(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+        """What each row is told; None where it has no sibling that is right."""
+        return [None if i is None else self._shown(rollouts, i) for i in siblings(rollouts)]
 
     def _shown(self, rollouts: Rollouts, i: int) -> str | tuple[int, ...] | None:
         if self.show == "answer":
             assert rollouts.answer is not None
             return rollouts.answer[i]
         return response_ids(rollouts, i)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldFeedback:
+    """What the grader said of the row's own response, where that is wrong; alone, or with an answer.
+
+    Args:
+        hint: where and in which words.
+        answers: what else is told; None = nothing.
+        always: False = feedback is told only where there is nothing else to tell.
+    """
+
+    hint: FeedbackHint
+    answers: ToldRight | ToldSibling | None = None
+    always: bool = True
+
+    def __call__(self, rollouts: Rollouts, rows: Sequence[Row]) -> list[Any]:
+        """What stands before each response; None where there is neither feedback nor anything else to tell.
+
+        Raises:
+            UserError: the rollouts have no feedback.
+        """
+        if rollouts.feedback is None:
+            what = "the rollouts have no feedback: their grader says nothing in words"
+            raise UserError(what, where="feedback", cure="Use a verifiable reward, or a function that gives reasons.")
+        other: list[Any] = [None] * len(rollouts) if self.answers is None else self.answers.answers(rollouts, rows)
+        said = [x if self.always or a is None else None for x, a in zip(rollouts.feedback, other, strict=True)]
+        behind = self.answers.behind if isinstance(self.answers, ToldSibling) else ""
+        return list(self.hint.tell_both(rollouts, rows, other, said, behind))
 
 
 def response_ids(rollouts: Rollouts, i: int) -> tuple[int, ...]:

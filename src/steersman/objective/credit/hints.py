@@ -6,6 +6,7 @@ Sources: behind the prompt, CEPO's released code; in the user's turn, after SDPO
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -14,12 +15,22 @@ from steersman.core.component import Component, Hinted
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 
-ANSWER, PROMPT = "{answer}", "{prompt}"
+ANSWER, PROMPT, FEEDBACK = "{answer}", "{prompt}", "{feedback}"
 DEFAULTS = {
     "after_prompt": " {answer}",
     "in_user_turn": "{prompt}\n\nCorrect solution:\n\n{answer}\n\nCorrectly solve the original question.",
 }
 """Text of each place where nothing else is said."""
+_SAID = "The following is feedback from your unsuccessful earlier attempt:\n\n{feedback}"
+_AGAIN = "Correctly solve the original question."
+FEEDBACK_DEFAULTS = {
+    "after_prompt": (" {feedback}", " {answer} {feedback}"),
+    "in_user_turn": (
+        f"{{prompt}}\n\n{_SAID}\n\n{_AGAIN}",
+        f"{{prompt}}\n\nCorrect solution:\n\n{{answer}}\n\n{_SAID}\n\n{_AGAIN}",
+    ),
+}
+"""The same for feedback alone, and for an answer with feedback."""
 
 
 class Hint(Component):
@@ -34,12 +45,7 @@ class Hint(Component):
 
     @model_validator(mode="after")
     def _has_places(self) -> "Hint":
-        words = self.words
-        if ANSWER not in words:
-            raise ValueError(f"text is {words!r}, without a place for the answer; write {ANSWER} where it stands")
-        if (PROMPT in words) != (self.place == "in_user_turn"):
-            what = "needs" if self.place == "in_user_turn" else "stands behind the prompt and cannot have"
-            raise ValueError(f"text is {words!r}; {self.place} {what} {PROMPT}")
+        _check_places("text", self.words, self.place, {ANSWER: "the answer"})
         return self
 
     @property
@@ -69,6 +75,62 @@ class Hint(Component):
         for ids, row, answer in zip(prompts(rollouts), rows, answers, strict=True):
             found.append(None if answer is None else Hinted(ids, row, self.place, self.words, answer, behind))
         return found
+
+
+class FeedbackHint(Hint):
+    """A hint that can tell what the grader said of the row's own response too, alone or with an answer."""
+
+    feedback: str | None = Field(None, description="with {feedback} alone; absent = the place's own words")
+    both: str | None = Field(None, description="with {answer} and {feedback}; absent = the place's own words")
+
+    @model_validator(mode="after")
+    def _has_places_of_both(self) -> "FeedbackHint":
+        alone, both = self.feedback_words
+        said = {FEEDBACK: "the feedback"}
+        _check_places("feedback", alone, self.place, said)
+        _check_places("both", both, self.place, said | {ANSWER: "the answer"})
+        if ANSWER in alone:
+            raise ValueError(f"feedback is {alone!r}, told where there is no answer; it cannot have {ANSWER}")
+        return self
+
+    @property
+    def feedback_words(self) -> tuple[str, str]:
+        """The templates of feedback alone, and of an answer with feedback."""
+        alone, both = FEEDBACK_DEFAULTS[self.place]
+        return alone if self.feedback is None else self.feedback, both if self.both is None else self.both
+
+    def tell_both(
+        self,
+        rollouts: Rollouts,
+        rows: Sequence[Mapping[str, Any]],
+        answers: Sequence[str | tuple[int, ...] | None],
+        said: Sequence[str | None],
+        behind: str = "",
+    ) -> list[Hinted | None]:
+        """What stands before each response: its answer, its feedback, or both; None where there is neither.
+
+        Args:
+            rollouts, rows, answers, behind: as `tell`.
+            said: feedback for each.
+        """
+        alone, both = self.feedback_words
+        given = ["" if a is None and s is not None else a for a, s in zip(answers, said, strict=True)]
+        found = self.tell(rollouts, rows, given, behind)
+        for i, (hinted, answer, words) in enumerate(zip(found, answers, said, strict=True)):
+            if hinted is not None and words is not None:
+                known = {"text": alone, "behind": ""} if answer is None else {"text": both}
+                found[i] = replace(hinted, feedback=words, **known)
+        return found
+
+
+def _check_places(name: str, words: str, place: str, wanted: Mapping[str, str]) -> None:
+    """Refuse a template without the places that it needs, or with one that it cannot fill."""
+    for mark, what in wanted.items():
+        if mark not in words:
+            raise ValueError(f"{name} is {words!r}, without a place for {what}; write {mark} where it stands")
+    if (PROMPT in words) != (place == "in_user_turn"):
+        what = "needs" if place == "in_user_turn" else "stands behind the prompt and cannot have"
+        raise ValueError(f"{name} is {words!r}; {place} {what} {PROMPT}")
 
 
 def prompts(rollouts: Rollouts) -> list[tuple[int, ...]]:

@@ -41,7 +41,7 @@ def _plain(value: Any) -> Any:
         scores = value.scores
         errors, reasons = ([[k, x] for k, x in d.items()] for d in (scores.errors, value.reasons))
         told = {"value": scores.value, "valid": scores.valid, "parts": scores.parts, "errors": errors}
-        return {_GRADED: told | {"answer": list(value.answer), "reasons": reasons}}
+        return {_GRADED: told | {"answer": list(value.answer), "reasons": reasons, "statuses": list(value.statuses)}}
     if isinstance(value, dict):
         return {k: _plain(x) for k, x in value.items()}
     return [_plain(x) for x in value] if isinstance(value, list | tuple) else value
@@ -52,7 +52,7 @@ def _rich(value: Any) -> Any:
         if value.keys() == {_GRADED}:
             told = value[_GRADED]
             scores = Scores(told["value"], told["valid"], told["parts"], dict(told["errors"]))
-            return Graded(scores, tuple(told["answer"]), dict(told["reasons"]))
+            return Graded(scores, tuple(told["answer"]), dict(told["reasons"]), tuple(told["statuses"]))
         return {k: _rich(x) for k, x in value.items()}
     return [_rich(x) for x in value] if isinstance(value, list) else value
 

@@ -119,6 +119,7 @@ METHODS = {
     "objective.select.tokens.scores": "entropy divergence divergence_forward rule entropy_clip_quantile",
     "objective.select.tokens.select": "score mask keep mode scope noise",
     "objective.select.tokens.quadrants": "entropy divergence",
+    "objective.select.tokens.sampling_weights": "entropy jsd alpha gamma vocabulary",
     "reward.reliability.r_squared": "reward score bins",
     "reward.reliability.null_r_squared": "rho2 strategy n reward group",
 }
@@ -128,6 +129,7 @@ DEFAULTS = {
     "max_variance": {"scope": "batch", "balance": False, "noise": None},
     "scores": {"divergence_forward": None, "rule": "soft_or", "entropy_clip_quantile": 0.98},
     "select": {"mode": "top", "scope": "batch", "noise": None},
+    "sampling_weights": {"jsd": None, "alpha": 1.0, "gamma": 0.0, "vocabulary": None},
     "rank_weights": {"threshold": None, "noise": None, "zero_variance": "drop"},
 }
 
@@ -196,3 +198,29 @@ def test_conjoint(name: str) -> None:
 def test_conjoint_result_fields() -> None:
     found = import_module("steersman.decide.conjoint").PolicyResult
     assert {"policy", "value", "se", "status"} <= set(inspect.signature(found).parameters)
+
+
+MEASURE = {
+    "trajectory_quality": "dataset low high discount=1.0",
+    "coverage": "dataset ref encoder=None counter='exact'",
+    "Discretizer.fit": "ref_obs bins=100",
+    "unique_pairs": "obs action encoder=None",
+}
+
+
+@pytest.mark.parametrize("name", MEASURE)
+def test_measures_of_a_log(name: str) -> None:
+    found = import_module("steersman.offline.measure")
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert with_defaults(found, MEASURE[name]) == MEASURE[name]
+
+
+@pytest.mark.parametrize("name", ["ExactCounter", "HyperLogLogCounter"])
+def test_counters_update_merge_and_count(name: str) -> None:
+    kind = getattr(import_module("steersman.offline.measure"), name)
+    counter, other = kind(), kind()
+    counter.update(torch.tensor([[0, 1], [0, 1], [1, 0]]))
+    other.update(torch.tensor([[2, 2], [1, 0]]))
+    counter.merge(other)
+    assert counter.count() == 3

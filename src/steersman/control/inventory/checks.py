@@ -18,6 +18,7 @@ def critical(lead_time: int, holding: float, shortage: float) -> float:
 
 
 def finite(**values: float) -> None:
+    """Refuse numbers that are not finite, and a negative `std`, by name."""
     for name, x in values.items():
         if not math.isfinite(x) or (name == "std" and x < 0):
             raise UserError(f"is {x}", where=name, allowed="a finite number" + ", 0 or more" * (name == "std"))

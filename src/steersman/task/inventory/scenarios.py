@@ -63,7 +63,7 @@ class Scenarios:
         for name in ("holding", "shortage", "procurement"):
             x = getattr(self, name)
             if bool((~(x >= 0) | x.isinf()).any()):
-                raise UserError(f"holds {float(x.min())}", where=name, allowed="numbers, 0 or more")
+                raise UserError(f"holds {float(x.min()):.6g}", where=name, allowed="numbers, 0 or more")
         shortest, longest = int(self.lead_time.min()), int(self.lead_time.max())
         if shortest < 1 or longest > self.inventory.shape[2]:
             what = f"holds {shortest if shortest < 1 else longest}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steersman.cli.decide_invariance import invariance
 from steersman.cli.decide_profile import profile
 
 if TYPE_CHECKING:
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from steersman.decide.dp_bai.tables import ArmTable
     from steersman.decide.privacy import NoiseBackend
 
-app = typer.Typer(help="Decide: an arm under a promise of privacy, or a profile from a survey.", no_args_is_help=True)
+app = typer.Typer(
+    help="Decide: an arm under a promise of privacy, a profile from a survey, what to carry over.", no_args_is_help=True
+)
 app.command("profile")(profile)
+app.command("invariance")(invariance)
 
 FAULTS = ("half-scale", "no-noise", "reuse")
 READ = 20
@@ -25,7 +29,7 @@ READ = 20
 
 @app.callback()
 def _together() -> None:
-    """Decide: an arm under a promise of privacy, or a profile from a survey."""
+    """Decide: an arm under a promise of privacy, a profile from a survey, what to carry over."""
 
 
 @app.command("arm")

@@ -117,12 +117,11 @@ def _ordered(given: Graph) -> list[list[str]]:
         place = {v: x for layer in layers for v, x in zip(layer, _spread(len(layer)), strict=True)}
         depth = {v: d for d, layer in enumerate(layers) for v in layer}
         for d, layer in enumerate(layers):
-
-            def mean(v: str, d: int = d) -> float:
+            means = {}
+            for v in layer:
                 others = [w for w in tied[v] if (depth[w] < d) == (sweep % 2 == 0) and depth[w] != d]
-                return sum(place[w] for w in others) / len(others) if others else place[v]
-
-            layers[d] = sorted(layer, key=mean)
+                means[v] = sum(place[w] for w in others) / len(others) if others else place[v]
+            layers[d] = sorted(layer, key=means.__getitem__)
     return layers
 
 
@@ -150,10 +149,10 @@ def _short(name: str) -> str:
 
 def _node(name: str, at: tuple[float, float], mark: Mark, kind: str) -> Html:
     x, y, wide = *at, _wide(name)
-    box = tag("rect", x=f"{x - wide / 2:.1f}", y=f"{y - _HIGH / 2:.1f}", width=f"{wide:.1f}", height=_HIGH, rx=6,
-              style=f"fill:var(--paper);stroke:{mark.colour};stroke-width:2.2", stroke_dasharray=mark.dash or None)  # fmt: skip
-    tint = tag("rect", x=f"{x - wide / 2:.1f}", y=f"{y - _HIGH / 2:.1f}", width=f"{wide:.1f}", height=_HIGH, rx=6,
-               style=f"fill:{mark.colour};opacity:.14")  # fmt: skip
+    shape = {"x": f"{x - wide / 2:.1f}", "y": f"{y - _HIGH / 2:.1f}", "width": f"{wide:.1f}", "height": _HIGH, "rx": 6}
+    style = f"fill:var(--paper);stroke:{mark.colour};stroke-width:2.2"
+    box = tag("rect", **shape, style=style, stroke_dasharray=mark.dash or None)
+    tint = tag("rect", **shape, style=f"fill:{mark.colour};opacity:.14")
     text = tag("text", _short(name), x=f"{x:.1f}", y=f"{y:.1f}", dy="0.35em", text_anchor="middle", class_="label")
     return tag("g", tag("title", f"{name}: {kind}"), box, tint, text)
 
@@ -179,9 +178,8 @@ def _edge(place: Mapping[str, tuple[float, float]], layers: list[list[str]], a: 
     dx, dy = ex - cx, ey - cy
     size = (dx * dx + dy * dy) ** 0.5 or 1.0
     ux, uy = dx / size * _HEAD, dy / size * _HEAD
-    points = (
-        f"{ex:.1f},{ey:.1f} {ex - ux - uy / 2:.1f},{ey - uy + ux / 2:.1f} {ex - ux + uy / 2:.1f},{ey - uy - ux / 2:.1f}"
-    )
+    corners = ((ex, ey), (ex - ux - uy / 2, ey - uy + ux / 2), (ex - ux + uy / 2, ey - uy - ux / 2))
+    points = " ".join(f"{px:.1f},{py:.1f}" for px, py in corners)
     return tag("g", path, tag("polygon", points=points, style=f"fill:{colour}"))
 
 

@@ -23,6 +23,7 @@ from steersman.objective.components_adora import ADORA
 from steersman.objective.components_credit import ContrastiveCredit
 from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_tip import SelectTokens
+from steersman.objective.components_weight import RewardWeight
 from steersman.objective.select import rows as select_rows
 from steersman.objective.select.groups import DynamicSampling
 from steersman.objective.select.tokens import TopEntropy
@@ -213,6 +214,13 @@ CASES = {
     "overlong_filter": weighing(select_rows.OverlongFilter(), {"exclude_from_group": "perhaps"}),
     "off_policy_mask": weighing(select_rows.OffPolicyMask(delta=0.1), {"delta": -0.1}),
     "top_entropy": weighing(TopEntropy(keep=0.4), {"keep": 0.0}),
+    "reward_weight": Case(
+        RewardWeight(temperature=0.5),
+        (H, GROUP),
+        (torch.full((3,), 0.1), torch.tensor([2, 2, 7])),
+        {"temperature": 0.0},
+        lambda c, reward, group: c(batch(reward, group))[0].weight * reward,
+    ),
     "select_tokens": Case(
         SelectTokens(keep=0.4),
         (LOGP, OLD + 0.01 * torch.arange(18.0).view(6, 3)),  # equal scores go to the noise of a row's group

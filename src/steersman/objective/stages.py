@@ -16,6 +16,7 @@ from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import ImportanceCorrection
 from steersman.objective.components_reward import RewardStage
 from steersman.objective.components_tip import SelectTokens
+from steersman.objective.components_weight import RewardWeight
 from steersman.objective.select.groups import DynamicSampling
 from steersman.objective.select.rows import OffPolicyMask, OverlongFilter
 from steersman.objective.select.tokens import TopEntropy
@@ -34,7 +35,8 @@ AnyStage = Annotated[
     | UniformCredit
     | ContrastiveCredit
     | ADORA
-    | ImportanceCorrection,
+    | ImportanceCorrection
+    | RewardWeight,
     Field(discriminator="kind"),
 ]
 """Every stage of ours."""

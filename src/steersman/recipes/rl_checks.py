@@ -27,6 +27,7 @@ from steersman.objective.components_filtration import PFPPO
 from steersman.objective.components_policy import GSPO, ImportanceCorrection, Reinforce
 from steersman.objective.components_reward import KLReward, Overlong, ShapeReward
 from steersman.objective.components_tip import SelectTokens
+from steersman.objective.components_weight import RewardWeight
 from steersman.objective.select.groups import DynamicSampling
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_parts import copied_every, gives, needs_critic, terms_of
@@ -39,7 +40,7 @@ _COMPARES = (GRPO, RLOO, OPO, PassK, ReinforcePPBaseline)
 _ALONE = "compares the responses of a prompt, and there is one: every advantage is 0"
 _ADD = (ShapeReward, Overlong, KLReward)
 """Stages that write ``token_reward`` onto what the one before wrote."""
-_READ_REWARD = (*_ADD, *_COMPARES, Baseline, GAE, ReinforcePP, InternalValue)
+_READ_REWARD = (*_ADD, *_COMPARES, Baseline, GAE, ReinforcePP, InternalValue, RewardWeight)
 """Stages that take ``token_reward`` where a stage before them gave it, and the raw reward where none did."""
 _BY_OUTCOME = (DynamicSampling, PODS, PFPPO)
 """Stages that drop responses by what they and their siblings earned."""

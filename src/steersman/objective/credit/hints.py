@@ -118,8 +118,8 @@ class FeedbackHint(Hint):
         found = self.tell(rollouts, rows, given, behind)
         for i, (hinted, answer, words) in enumerate(zip(found, answers, said, strict=True)):
             if hinted is not None and words is not None:
-                known = {"text": alone, "behind": ""} if answer is None else {"text": both}
-                found[i] = replace(hinted, feedback=words, **known)
+                text, after = (alone, "") if answer is None else (both, behind)
+                found[i] = replace(hinted, text=text, feedback=words, behind=after)
         return found
 
 

@@ -5,6 +5,7 @@ Source: Jerzak, Chandra and Hazra 2025 (arXiv 2504.19043), sections 2 and 3.
 """
 
 import csv
+import gzip
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -184,15 +185,16 @@ _ROWS = ("first", "second", "outcome", "cluster", "group", "party")
 
 
 def read_csv(path: Path) -> dict[str, list[str]]:
-    """Columns of a CSV file as text, nothing guessed: "None" and "NA" stay what they are, empty is missing.
+    """Columns of a CSV (or CSV.GZ) file as text, nothing guessed: "None" and "NA" stay themselves, empty is missing.
 
     Raises:
         UserError: no such file, no rows, two columns of one name, a row of another length.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read ({error})", where=str(path)) from None
     if len(rows) < 2:
         raise UserError("has no rows", where=str(path))

@@ -1,4 +1,7 @@
-"""`steersman train sft|reward|preference|rl|distill`: train a model folder on a JSONL file, by options or a recipe."""
+"""`steersman train sft|reward|preference|rl|distill`: train a model folder on a JSONL file, by options or a recipe.
+
+Leaves out: `train inventory` (`train_inventory`).
+"""
 
 import os
 from collections.abc import Mapping
@@ -6,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from steersman.cli.train_inventory import inventory
 
 app = typer.Typer(no_args_is_help=True, help="Train a policy or a reward model on your own data.")
 
@@ -143,6 +148,9 @@ def _selected(rule: str | None, keep: float | None, config: Path | None) -> list
         raise UserError("is one stage, and the recipe may have others", where="--select", cure=cure)
     table = f'kind = "select_tokens", rule = {_toml(rule)}' + ("" if keep is None else f", keep = {float(keep)}")
     return [f"stages=[{{ {table} }}]"]
+
+
+app.command("inventory")(inventory)
 
 
 class _Options:

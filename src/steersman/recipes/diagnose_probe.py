@@ -4,9 +4,8 @@ Nothing is trained but ridge regressions. What can be refused is refused before 
 figures (`assure.diagnose.probe`), the command line (`cli.diagnose`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from steersman.assure.diagnose.probe import ProbeSweep, as_json, sweep
@@ -14,52 +13,25 @@ from steersman.core.component import Moment
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
 from steersman.language.layers import count_layers
-from steersman.language.load import check_folder, load_model, load_tokenizer, stop_ids
-from steersman.language.sampler import Sampling
 from steersman.objective.advantage.internal import PromptEnd, ReasoningEnd, moments
-from steersman.recipes.evaluate_sample import MOST_NEW, device_of, smallest_context
-from steersman.recipes.evaluate_task import make_world, read_task
+from steersman.recipes.diagnose_policy import GradedQuestion, Say, check_policy, graded_task, opened
 from steersman.task.chain_sum import HASH, ChainSum
 from steersman.train.collect import grade
 from steersman.train.engine.local import LocalEngine
-from steersman.train.engine.work import MOST_SAMPLES, Averaged, Drawing
-from steersman.train.optimise import AdamW, Optimiser
+from steersman.train.engine.work import Averaged
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeQuestion:
-    """What is looked at.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeQuestion(GradedQuestion):
+    """What is looked at; at least two responses of each prompt.
 
     Args:
-        model: folder of the policy.
-        task: as of `steersman evaluate`; its responses must be graded.
-        limit: first so many prompts; None = all of a file, 200 of others.
-        samples: responses of each, at least two.
-        max_new_tokens: most tokens of a response; None = 512, or what the task knows.
-        temperature: > 0, divides the logits.
         pool: last tokens of a segment that are averaged.
         reasoning_end: text that ends the reasoning; None = there is none (of chain_sum its "#").
-        extract, compare, reward, allow_import: what grades, as of `steersman evaluate`.
-        seed, chat, device, dtype, micro_tokens: as of `steersman diagnose tokens`.
     """
 
-    model: Path
-    task: str
-    limit: int | None = None
-    samples: int = 4
-    max_new_tokens: int | None = None
-    temperature: float = 1.0
     pool: int = 10
     reasoning_end: str | None = None
-    extract: str | None = None
-    compare: str | None = None
-    reward: str | None = None
-    allow_import: tuple[str, ...] = ()
-    seed: int = 0
-    chat: bool = False
-    device: str = "auto"
-    dtype: str = "float32"
-    micro_tokens: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,52 +42,31 @@ class ProbeAnswer:
     found: ProbeSweep
 
 
-def diagnose_probe(asked: ProbeQuestion, say: Callable[[str], None] = lambda line: None) -> ProbeAnswer:
+def diagnose_probe(asked: ProbeQuestion, say: Say = lambda line: None) -> ProbeAnswer:
     """Draw, grade, read, fit.
 
     Raises:
         UserError: a folder, a task or a number that cannot be used, before anything is sampled; too few prompts, or
             rewards that are all equal.
     """
-    device = device_of(asked.device)
-    check_folder(asked.model)
-    if not 2 <= asked.samples <= MOST_SAMPLES:
-        raise UserError(f"is {asked.samples}", where="--samples", allowed=f"2 to {MOST_SAMPLES}")
-    if not asked.temperature > 0:
-        raise UserError(f"is {asked.temperature}", where="--temperature", allowed="above 0")
-    given = read_task(
-        asked.task, extract=asked.extract, compare=asked.compare, reward=asked.reward, limit=asked.limit,
-        chat=asked.chat, allow_import=asked.allow_import,
-    )  # fmt: skip
-    if not given.graded:
-        cure = "Give answers in the file, or --reward."
-        raise UserError("its rows have no answers, so nothing says what a response is worth", where="--task", cure=cure)
-    tokenizer = load_tokenizer(asked.model)
-    ends = _ends(asked, tokenizer, isinstance(given.task, ChainSum))
-    known = given.task.max_response if isinstance(given.task, ChainSum) else MOST_NEW
-    most = asked.max_new_tokens or known
-    world = make_world(given, tokenizer, smallest_context([asked.model]), most)
-    try:
-        prompts = world.held_out(given.size)
+    check_policy(asked, least=2)
+    given = graded_task(asked)
+    with opened(asked, given, say) as at:
+        engine, samples = at.engine, asked.samples
+        ends = _ends(asked, at.drawing.tokenizer, isinstance(given.task, ChainSum))
+        prompts = at.world.held_out(given.size)
         assert prompts is not None
-        say(f"loading {asked.model}")
-        policy = load_model(asked.model, dtype=asked.dtype, device=device)
-        optimiser = Optimiser(policy.named_parameters(), AdamW(), 1)
-        engine = LocalEngine(policy, optimiser, micro_tokens=asked.micro_tokens)
-        say(f"drawing {len(prompts) * asked.samples:,} responses of at most {most:,} tokens")
-        heat = Sampling(temperature=asked.temperature)
-        drawing = Drawing(asked.samples, most, stop_ids(policy, tokenizer), heat, tokenizer=tokenizer)
-        drawn = engine.sample(prompts, drawing, Moment(seed=asked.seed), asked.seed)
-        drawn, _ = grade(engine, world, drawn, [prompts.rows[i // asked.samples] for i in range(len(drawn))])
-        say(f"reading {count_layers(policy.config)} layers at {len(drawn):,} responses")
+        say(f"drawing {len(prompts) * samples:,} responses of at most {at.drawing.max_new_tokens:,} tokens")
+        drawn = engine.sample(prompts, at.drawing, Moment(seed=asked.seed), asked.seed)
+        drawn, _ = grade(engine, at.world, drawn, [prompts.rows[i // samples] for i in range(len(drawn))])
+        layers = count_layers(engine.policy.config)
+        say(f"reading {layers} layers at {len(drawn):,} responses")
         found = _swept(engine, drawn, asked, ends)
         about = {"model": str(asked.model), "task": asked.task, "prompts": len(prompts), "responses": len(drawn)}
-        about |= {"layers": count_layers(policy.config), "reasoning_end": list(ends), "seed": asked.seed}
+        about |= {"layers": layers, "reasoning_end": list(ends), "seed": asked.seed}
         assert drawn.reward is not None
         about["reward"] = float(drawn.reward[drawn.valid].double().mean())
         return ProbeAnswer(about | as_json(found), found)
-    finally:
-        world.close()
 
 
 def _ends(asked: ProbeQuestion, tokenizer: Any, sums: bool) -> tuple[int, ...]:

@@ -4,9 +4,7 @@ Nothing is trained. What can be refused is refused before anything is sampled. L
 (`assure.diagnose.tokens`), the command line (`cli.diagnose`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from steersman.assure.diagnose.tokens import TokenDiagnosis, diagnose_tokens, rules
@@ -14,9 +12,9 @@ from steersman.assure.diagnose.tokens_page import page, samples_of
 from steersman.core.component import Form, Moment
 from steersman.core.errors import UserError
 from steersman.core.types import Rollouts
-from steersman.language.load import check_folder, load_model, load_tokenizer, stop_ids
-from steersman.language.sampler import Sampling
+from steersman.language.load import load_model, load_tokenizer
 from steersman.page.html import Html
+from steersman.recipes.diagnose_policy import PolicyQuestion, Say, check_policy, drawing_of, engine_of
 from steersman.recipes.evaluate_sample import MOST_NEW, device_of, smallest_context
 from steersman.recipes.evaluate_task import Asked, make_world, read_task
 from steersman.recipes.teachers import ModelTeacher
@@ -26,8 +24,6 @@ from steersman.task.planted import Planted, PlantedTeacher
 from steersman.task.planted_world import PlantedWorld
 from steersman.task.world import Prompts, World
 from steersman.train.engine.local import LocalEngine
-from steersman.train.engine.work import MOST_SAMPLES, Drawing
-from steersman.train.optimise import AdamW, Optimiser
 
 PLANTED = "planted"
 """The task, and its teacher, that are known in closed form."""
@@ -36,43 +32,21 @@ SHOWN = 12
 FORMS = {"divergence": Form("reverse_kl"), "divergence_forward": Form("forward_kl")}
 
 
-@dataclass(frozen=True, slots=True)
-class TokenQuestion:
-    """What is looked at.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenQuestion(PolicyQuestion):
+    """What is looked at; the task may be "planted", too, and the temperature divides the teacher's logits as well.
 
     Args:
-        model: folder of the policy.
         teacher: folder of a model with its vocabulary, of a finished run, or of a checkpoint; "planted" = the task's
             own teacher.
-        task: as of `steersman evaluate`, or "planted".
-        limit: first so many prompts; None = all of a file, 200 of others.
-        samples: responses of each.
-        max_new_tokens: most tokens of a response; None = 512, or what fits.
-        temperature: > 0, divides the logits of both.
         keep: share of the tokens that each rule keeps, in (0, 1].
         entropy_threshold, divergence_threshold: nats; None = the medians.
-        seed: of sampling.
-        chat: whether a text prompt is a user's turn.
-        device: auto, cpu or cuda.
-        dtype: of the models' parameters.
-        micro_tokens: tokens of one forward pass.
     """
 
-    model: Path
     teacher: str
-    task: str
-    limit: int | None = None
-    samples: int = 4
-    max_new_tokens: int | None = None
-    temperature: float = 1.0
     keep: float = 0.2
     entropy_threshold: float | None = None
     divergence_threshold: float | None = None
-    seed: int = 0
-    chat: bool = False
-    device: str = "auto"
-    dtype: str = "float32"
-    micro_tokens: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +58,7 @@ class TokenAnswer:
     found: TokenDiagnosis
 
 
-def diagnose(asked: TokenQuestion, say: Callable[[str], None] = lambda line: None) -> TokenAnswer:
+def diagnose(asked: TokenQuestion, say: Say = lambda line: None) -> TokenAnswer:
     """Draw, score, sort.
 
     Args:
@@ -108,16 +82,9 @@ def diagnose(asked: TokenQuestion, say: Callable[[str], None] = lambda line: Non
         say(f"loading {asked.model} and {asked.teacher}")
         policy = load_model(asked.model, dtype=asked.dtype, device=device)
         teacher = ready.known if ready.found is None else load_found(ready.found, device, asked.dtype)
-        engine = LocalEngine(
-            policy,
-            Optimiser(policy.named_parameters(), AdamW(), 1),
-            micro_tokens=asked.micro_tokens,
-            teacher=teacher,
-            shared_vocabulary=ready.shared,
-        )
+        engine = engine_of(asked, policy, teacher=teacher, shared_vocabulary=ready.shared)
         say(f"drawing {len(prompts) * asked.samples:,} responses of at most {most:,} tokens")
-        heat = Sampling(temperature=asked.temperature)
-        drawing = Drawing(asked.samples, most, stop_ids(policy, tokenizer), heat, tokenizer=tokenizer)
+        drawing = drawing_of(asked, most, policy, tokenizer)
         drawn = engine.sample(prompts, drawing, Moment(seed=asked.seed), asked.seed)
         say(f"scoring {int(drawn.action.sum()):,} tokens")
         scored = score(engine, drawn, asked.temperature)
@@ -139,11 +106,7 @@ def score(engine: LocalEngine, drawn: Rollouts, temperature: float = 1.0) -> Rol
 
 
 def _check(asked: TokenQuestion) -> None:
-    check_folder(asked.model)
-    if not asked.temperature > 0:
-        raise UserError(f"is {asked.temperature}", where="--temperature", allowed="above 0")
-    if not 1 <= asked.samples <= MOST_SAMPLES:
-        raise UserError(f"is {asked.samples}", where="--samples", allowed=f"1 to {MOST_SAMPLES}")
+    check_policy(asked)
     if asked.teacher == PLANTED != asked.task:
         raise UserError("teaches the task planted only", where="--teacher planted", cure="Give a model's folder.")
 

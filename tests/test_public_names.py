@@ -224,3 +224,29 @@ def test_counters_update_merge_and_count(name: str) -> None:
     other.update(torch.tensor([[2, 2], [1, 0]]))
     counter.merge(other)
     assert counter.count() == 3
+
+
+def test_which_invariance_to_transfer() -> None:
+    from steersman.decide import invariance
+
+    assert leading(invariance.MutableSCM, 3) == ["edges", "target", "mutable"]
+    graph = invariance.MutableSCM(edges=[("Y", "M"), ("M", "X1"), ("Y", "X1")], target="Y", mutable=["M"])
+    assert not graph.whole_set_optimal()
+    assert leading(invariance.stable_classes, 1) == ["graph"]
+    assert invariance.stable_classes(graph) == [
+        invariance.Interval(core=frozenset(), free=frozenset()),
+        invariance.Interval(core=frozenset({"X1"}), free=frozenset()),
+    ]
+    assert callable(invariance.WorstCaseRisk)
+    options = {"regressor": "mlp", "adversary": "direct", "mutable_range": "observed", "folds": 5}
+    rows = {v: [float(i * k % 7 % 2) for i in range(80)] for k, v in ((3, "Y"), (5, "M"), (2, "X1"))}
+    fitted = invariance.CausalMinimax(graph, **{**options, "regressor": "linear", "folds": 2})
+    assert leading(invariance.CausalMinimax.fit, 3) == ["self", "frame", "env"]
+    assert {k: inspect.signature(invariance.CausalMinimax).parameters[k].default for k in options} == {
+        **options, "adversary": "auto",
+    }  # fmt: skip
+    fitted.fit(rows | {"E": ["a", "b"] * 40}, env="E")
+    assert fitted.best_ in fitted.ranking_
+    assert fitted.best_.core <= {"X1"}
+    assert len(fitted.predict(rows)) == 80
+    assert set(fitted.worst_case_.policy) == {"M"}

@@ -82,7 +82,7 @@ def _edges(given: str | None) -> str | None:
         return Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{given!r} is neither edges nor a file of them ({error})", where="--edges",
-                        allowed="'A->B, B->C' or a file")  # fmt: skip
+                        allowed="'A->B, B->C' or a file") from None  # fmt: skip
 
 
 def _range(given: str) -> Any:

@@ -139,7 +139,7 @@ def _graph(
     if still:
         notes.append(f"Constant, left out: {', '.join(still)}.")
     if not any(asked.outcome in e for e in (*found.graph.directed, *found.graph.undirected)):
-        notes.append(f"WARNING: no test ties {asked.outcome} to any variable, so the learnt graph makes it unpredictable. "
+        notes.append(f"WARNING: no test ties {asked.outcome} to any variable, so by this graph it cannot be predicted. "
                      "Give the graph with --edges.")  # fmt: skip
     return found.graph, notes
 

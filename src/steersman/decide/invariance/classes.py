@@ -32,7 +32,9 @@ class Interval:
     def __contains__(self, subset: object) -> bool:
         return isinstance(subset, Iterable) and self.core <= set(subset) <= self.core | self.free
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Number of members, 2^f."""
         return int(2 ** len(self.free))
 
     def subsets(self) -> Iterator[frozenset[str]]:
@@ -91,11 +93,11 @@ def stable_classes(graph: MutableSCM, max_classes: int = MAX_CLASSES) -> list[In
     covered = 0
     for core, free in _recover(graph.stable_masks, graph.bit[graph.target], graph.mask(graph.stable)):
         found.append(Interval(frozenset(graph.names(core)), frozenset(graph.names(free))))
-        covered += len(found[-1])
+        covered += found[-1].size
         if len(found) > max_classes:
-            total = 2 ** len(graph.stable)
+            n = len(graph.stable)
             raise UserError(
-                f"more than {max_classes:,} classes of subsets; those found cover {covered / total:.1%} of {total:,}",
+                f"more than {max_classes:,} classes of subsets; those found cover {covered / 2**n:.1%} of 2^{n}",
                 where="max_classes", allowed="a larger max_classes, or a graph with fewer neighbours of the target",
                 cure='search="beam" looks at a part of them and says so',
             )  # fmt: skip

@@ -37,7 +37,8 @@ def reasons(fit: CausalMinimax) -> dict[str, str]:
                 said += f"; the best class without it, {without}, has risk {number(without.risk, 4)}"
             found[v] = said
         elif role == "adds nothing":
-            found[v] = f"adds nothing: given {shown(fit.best_.core)} it says no more about {fit.graph.target}"
+            given = f"given {shown(fit.best_.core)} it says no more" if fit.best_.core else "by the graph it says nothing"
+            found[v] = f"adds nothing: {given} about {fit.graph.target} while the mutable are held"
         elif role == "left out":
             within = _best(fit.ranking_, lambda r, v=v: v in r.core)
             why = f"the best class with it, {within}, has risk {number(within.risk, 4)}" if within else "not looked at"
@@ -68,7 +69,8 @@ def _risk(best: Ranked) -> str:
 
 def search_line(fit: CausalMinimax) -> str:
     """How many subsets there are and how many classes were judged."""
-    what = f"{fit.classes_:,} of {fit.subsets_:,} subsets of the stable variables were judged"
+    was = "was" if fit.classes_ == 1 else "were"
+    what = f"{fit.classes_:,} of {fit.subsets_:,} subsets of the stable variables {was} judged"
     if fit.condition_ and fit.classes_ == 1:
         return f"The graph alone says that all stable variables together are best, so {what}."
     if not fit.exact_search_:

@@ -111,7 +111,7 @@ def _table(found: GradientDiagnosis) -> Html:
     columns = [
         Column("estimator", "head"),
         Column("prompts x responses"),
-        *(Column(LABELS[k], "number") for k in FIGURES),
+        *(Column(HEADS.get(k, LABELS[k]), "number") for k in FIGURES),
     ]
     columns.append(Column("batches without a signal", "number"))
     rows = [

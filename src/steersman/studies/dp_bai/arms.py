@@ -104,7 +104,8 @@ def errors(task: dict[str, Any], seed: int) -> dict[str, Any]:
             returned = arms_of(algorithm(method, epsilon, budget, count), arms, trials, seed)
         wrong[method, epsilon] = arms.means[returned] < best
     rows = [{"method": m, "epsilon": names.name(e), "wrong": int(w.sum()), "trials": len(w),
-             "private": e != names.NO_NOISE and algorithm(m, e, budget, count).promise == e} for (m, e), w in wrong.items()]  # fmt: skip
+             "private": e != names.NO_NOISE and algorithm(m, e, budget, count).promise == e}
+            for (m, e), w in wrong.items()]  # fmt: skip
     return {"rows": rows, "pairs": list(_pairs(wrong)), "sets": _sets(wrong, each, sets)}
 
 

@@ -1,9 +1,9 @@
 """The claims of the DP-BAI study, as written down before its first run, and what measures each.
 
-Instances and budgets were chosen after a look at seed 0 with 2,000 replications; the study's own replications have other
-seeds, and the full size others than the quick. After the first quick run two things changed: what has no noise leaves
-ties to a coin (C2a; before, they went to the lower number, and the best arm stood first in two instances), and C8f was
-added for what that run had shown. Leaves out: tests (`evidence`), correction over claims and the verdict (`study.verdict`).
+Instances and budgets were chosen after a look at seed 0 with 2,000 replications; the study's own have other seeds, and
+the full size others than the quick. After the first quick run two things changed: what has no noise leaves ties to a
+coin (C2a; before, they went to the lower number, and the best arm stood first in two instances), and C8f was added for
+what that run had shown. Leaves out: tests (`evidence`), correction over claims and the verdict (`study.verdict`).
 Sources: Chen, Karthik, Chee and Tan, ICLR 2024 (abstract, and its experiment as recalled); what is derived says so.
 """
 

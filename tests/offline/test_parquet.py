@@ -1,5 +1,6 @@
 """Parquet: round trips, streaming, names of columns, broken files."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars
 import pytest
 
 from steersman.core.errors import UserError
+from steersman.offline.arrays import to_d4rl
 from steersman.offline.chunks import check_chunk
 from steersman.offline.files import open_log
 from steersman.offline.measure import count
@@ -156,8 +158,6 @@ def test_broken_and_foreign_files(tmp_path: Path, log: Transitions) -> None:
 
 
 def test_archives_and_folders(tmp_path: Path, log: Transitions) -> None:
-    from steersman.offline.arrays import to_d4rl
-
     np.savez(tmp_path / "a.npz", **to_d4rl(log))
     again = open_log(tmp_path / "a.npz", n_actions=3)
     np.testing.assert_array_equal(again.obs, log.obs)
@@ -169,3 +169,24 @@ def test_archives_and_folders(tmp_path: Path, log: Transitions) -> None:
     np.savez(tmp_path / "c.npz", observations=np.array([{}], dtype=object))
     with pytest.raises(UserError, match="NumPy archive"):  # pickles are never read
         open_log(tmp_path / "c.npz")
+
+
+def test_hdf5_in_d4rl_names(tmp_path: Path, log: Transitions) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for name, x in to_d4rl(log).items():
+            file[name] = x
+        file["infos/goal"] = np.zeros(3)
+    found = open_log(tmp_path / "a.hdf5", n_actions=3)
+    np.testing.assert_array_equal(found.obs, log.obs)
+    np.testing.assert_array_equal(found.episode, log.episode)
+    (tmp_path / "b.hdf5").write_bytes((tmp_path / "a.hdf5").read_bytes()[:300])
+    with pytest.raises(UserError, match="cannot be read as HDF5"):
+        open_log(tmp_path / "b.hdf5")
+
+
+def test_hdf5_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.hdf5").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UserError, match=r"HDF5 needs the package h5py(.|\n)*steersman\[control\]"):
+        open_log(tmp_path / "a.hdf5")

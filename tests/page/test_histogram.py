@@ -42,6 +42,13 @@ def test_lines_widen_the_axis_and_have_names():
     assert "a note" in markup
 
 
+def test_a_single_value_does_not_fill_the_figure():
+    (width,) = (
+        float(w) for w in re.findall(r'<rect[^>]*width="([\d.]+)"', histogram(Histogram("t", "x", "y", [7] * 9), MARK))
+    )
+    assert width < 100
+
+
 def test_nothing_and_nan():
     assert "No values to draw" in histogram(Histogram("t", "x", "y", []), MARK)
     for values, lines in (([math.inf], ()), ([1.0], (("low", math.nan),))):

@@ -154,7 +154,7 @@ def actions(x: np.ndarray, n_actions: int | None, start: int = 0) -> tuple[np.nd
     Raises:
         UserError: floats in a discrete space, integers in several columns that are not one-hot.
     """
-    if x.dtype.kind == "b":
+    if x.dtype.kind == "b" or x.dtype == np.uint64:
         x = x.astype(np.int64)
     hot = x.ndim == 2 and x.shape[1] > 1 and (x.dtype.kind != "f" or n_actions == x.shape[1])
     if hot and ((x == 0) | (x == 1)).all() and (x.sum(1) == 1).all():

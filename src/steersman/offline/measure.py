@@ -16,14 +16,14 @@ import numpy as np
 from steersman.core.errors import UserError
 from steersman.offline.arrays import actions, numeric, observations
 from steersman.offline.chunks import Chunk, Log, check_chunk
-from steersman.offline.count import ExactCounter, HyperLogLogCounter, hash64, make_counter
+from steersman.offline.count import ExactCounter, HyperLogLogCounter, make_counter
 from steersman.offline.entropy import naive_entropy
 from steersman.offline.returns import returns
 from steersman.offline.rows import Discretizer, Encoder, Plain
 from steersman.offline.sample import subsample
 
 __all__ = [
-    "Count", "Coverage", "Discretizer", "ExactCounter", "HyperLogLogCounter", "Plain", "count", "coverage", "hash64",
+    "Count", "Coverage", "Discretizer", "ExactCounter", "HyperLogLogCounter", "Plain", "count", "coverage",
     "lsaco", "offline_performance", "quality", "saco", "trajectory_quality", "unique_pairs",
 ]  # fmt: skip
 

@@ -75,7 +75,9 @@ def histogram(given: Histogram, mark: Mark) -> Html:
     if not len(given.values):
         return tag("figure", caption, tag("p", "No values to draw.", class_="empty"), note)
     counts, edges = bars(given.values)
-    sx = scale_for([*edges.tolist(), *(v for _, v in given.lines)], _LEFT, _WIDTH - _RIGHT, pad=0.02)
+    # A single bar would fill the figure, as if values were spread.
+    room = [edges[0] - 3, edges[-1] + 3] if len(counts) == 1 else []
+    sx = scale_for([*edges.tolist(), *room, *(v for _, v in given.lines)], _LEFT, _WIDTH - _RIGHT, pad=0.02)
     sy = Scale(0.0, float(counts.max()) * 1.05, _HEIGHT - _BOTTOM, _TOP)
     drawn = []
     for n, a, b in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):

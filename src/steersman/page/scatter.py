@@ -109,8 +109,12 @@ def _axes(given: Scatter, sx: Scale, sy: Scale) -> Html:
 
 
 def _points(points: Sequence[Point], marks: Mapping[str, Mark], sx: Scale, sy: Scale) -> list[Html]:
-    """Dots, and their names to the right, or to the left where there is no room; names do not overlap."""
-    places = spread([_at(sy, p.y) for p in points], _GAP, _TOP + 6, _HEIGHT - _BOTTOM - 6)
+    """Dots, and their names to the right, or to the left where there is no room; names do not overlap.
+
+    The name of a point with a spread stands above it, off the bar.
+    """
+    wanted = [_at(sy, p.y) - (_GAP if p.x_spread else 0) for p in points]
+    places = spread(wanted, _GAP, _TOP + 6, _HEIGHT - _BOTTOM - 6)
     out = []
     for i, (p, y_name) in enumerate(zip(points, places, strict=True)):
         x, y, last = _at(sx, p.x), _at(sy, p.y), i == len(points) - 1

@@ -17,6 +17,7 @@ from steersman.offline.report_page import page
 from steersman.offline.returns import returns
 from steersman.offline.rows import Discretizer
 from steersman.page.html import Html
+from steersman.page.number import number
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ def _facts(asked: MeasureQuestion, found: DatasetReport) -> dict[str, str]:
         facts["reference"] = str(asked.ref)
     for name, text, value in (("low", asked.low, found.low), ("high", asked.high, found.high)):
         if value is not None:
-            facts[name] = f"{value:.6g}" + ("" if text == f"{value:g}" else f" ({text})")
+            facts[name] = number(value) + (
+                f", mean return of {text}" if text is not None and Path(text).exists() else ""
+            )
     facts["pairs"] = "as they are" if found.encoder is None else found.log.counted.signature
     return facts

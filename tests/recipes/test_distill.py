@@ -1,7 +1,6 @@
 """Jobs of `train distill` from start to finish: kinds of teachers, selection, no grader, resuming, what stops one."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +22,8 @@ from steersman.recipes.rl_job import carry_out_rl
 from steersman.recipes.teachers import Distill, ModelTeacher, SelfTeacher
 from steersman.recipes.training import Runtime
 from steersman.recipes.verbs import check
-from steersman.reward.feedback import feedback
 from steersman.store.checkpoint import list_checkpoints
 from steersman.store.run import RunDir
-from steersman.train import collect
 
 OWN = """
 import torch
@@ -345,25 +342,11 @@ def test_rows_without_a_sibling_that_was_right_count_nowhere(run: Any, tmp_path:
     assert any(r["train/tokens_trained"] > 0 for r in steps)
 
 
-@pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Grading that keeps what was said in words, whether or not the loop already does."""
-    plain = collect.grade
-
-    def grade(*given: Any) -> Any:
-        drawn, graded = plain(*given)
-        if graded and drawn.feedback is None:
-            drawn = replace(drawn, feedback=tuple(x for g in graded for x in feedback(g)))
-        return drawn, graded
-
-    monkeypatch.setattr(collect, "grade", grade)
-
-
 SAYS = {"place": "after_prompt", "text": " {answer}", "feedback": " [{feedback}]", "both": " {answer} [{feedback}]"}
 
 
 @pytest.mark.parametrize("version", ["live", "mixture"])
-def test_wrong_responses_are_told_what_the_grader_said(heard: None, run: Any, tmp_path: Path, version: str) -> None:
+def test_wrong_responses_are_told_what_the_grader_said(run: Any, tmp_path: Path, version: str) -> None:
     """Every response is one token, so as many tokens are learnt from as there are wrong responses."""
     teacher = {"tell": "nothing", "feedback": "always", "version": version, "hint": SAYS}
     table = {"budget": {"batch": 4, "steps": 2}, **answers(tmp_path, **teacher)}
@@ -374,7 +357,7 @@ def test_wrong_responses_are_told_what_the_grader_said(heard: None, run: Any, tm
         assert r["train/tokens_trained"] == round((1 - r["train/accuracy"]) * 12) > 0
 
 
-def test_feedback_adds_rows_where_no_sibling_was_right(heard: None, run: Any, tmp_path: Path) -> None:
+def test_feedback_adds_rows_where_no_sibling_was_right(run: Any, tmp_path: Path) -> None:
     trained = {}
     for said in ("never", "otherwise", "always"):
         teacher = {"tell": "sibling_answer", "feedback": said, "version": "live", "hint": SAYS}

@@ -14,6 +14,7 @@ from steersman.core.component import Moment, Stage
 from steersman.core.errors import RunStopped, UserError
 from steersman.core.types import STOP_LENGTH, Rollouts
 from steersman.objective.advantage.group import group_counts
+from steersman.reward.feedback import feedback
 from steersman.reward.verifiable import Graded
 from steersman.task.world import World, grades
 from steersman.train.captured import by_sampler, drawing_with, taken
@@ -123,7 +124,7 @@ def _joined(told: Sequence[Metrics]) -> Metrics:
 def grade(
     engine: Any, world: World, drawn: Rollouts, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Rollouts, tuple[Graded, ...]]:
-    """The rollouts with reward, validity, correctness and answers, graded by all processes together.
+    """The rollouts with reward, validity, correctness, answers and what was said of them; graded by all processes.
 
     Those of a world that does not grade stay as they were drawn.
     """
@@ -150,6 +151,8 @@ def grade(
         known["correct"] = torch.cat([g.scores.parts["correct"] for g in graded]).bool().cpu()
     if "answer" in world.gives:
         known["answer"] = tuple(a for g in graded for a in g.answer)
+    if "feedback" in world.gives:
+        known["feedback"] = tuple(f for g in graded for f in feedback(g))
     return replace(drawn, **known), graded
 
 

@@ -57,7 +57,25 @@ def test_other_options_on_the_same_journal_and_bad_input_are_refused(cli, arms, 
     (tmp_path / "log.csv").write_text("arm,reward\n" + "plain,7\nbold,7\nboth,7\n" * 20)
     outside = cli("decide", "arm", arms, "--epsilon", "1", "--budget", "60", "--rewards", tmp_path / "log.csv")
     assert outside.code == 2
+    assert "log.csv, line 2: a reward of 7" in outside.err
     assert "from 0 to 1" in outside.err
+    for words, said in (
+        (("--epsilon", "inf", "--budget", "60"), "promises nothing"),
+        (("--epsilon", "1", "--budget", "60", "--noise", "gauss"), "allowed: discrete, opendp, float"),
+        (("--epsilon", "1", "--budget", "60", "--low", "2"), "the lower first"),
+        (("--epsilon", "1", "--budget", "60", "--journal", arms), "is a file, no folder"),
+    ):
+        done = cli("decide", "arm", arms, *words)
+        assert (done.code, said in done.err) == (2, True), done.err
+
+
+def test_features_of_a_lower_rank_and_uncertified_noise_are_said(cli, tmp_path):
+    flat = tmp_path / "flat.csv"
+    flat.write_text("arm,x,y\na,1,2\nb,2,4\nc,3,6\n")
+    words = ("decide", "arm", flat, "--epsilon", "1", "--budget", "30", "--noise", "float", "--rewards", tmp_path / "l")
+    assert "The 2 features span only 1 of as many dimensions." in cli(*words).out
+    (tmp_path / "l").write_text("arm,reward\n" + "c,1\n" * 30)
+    assert "NOT certified; Laplace in floating point" in cli(*words).out
 
 
 def test_without_a_file_it_asks(cli, arms, tmp_path, monkeypatch):
@@ -80,5 +98,6 @@ def test_an_audit_finds_faults_and_not_the_method(cli):
     text = cli("decide", "audit", "--runs", "4000").out
     assert "the method" in text
     assert "not refuted" in text
-    assert cli("decide", "audit", "--epsilon", "0").code == 2
+    for epsilon in ("0", "1e-9", "1000", "inf"):
+        assert cli("decide", "audit", "--epsilon", epsilon).code == 2
     assert cli("decide", "audit", "--law", "normal").code == 2

@@ -32,6 +32,8 @@ def test_arms_and_rewards(tmp_path):
         ("", "no arms"),
         ("arm\na\n", "no features"),
         ("arm,x\na,1\na,2\n", "there twice"),
+        ("arm,x\na,1\n ,2\n", "line 3: the arm's name is ''"),
+        ("arm,x\n\x1b[31ma,1\nb,2\n", "line 2: the arm's name is .*allowed: up to 200 printable"),
         ("arm,x\na,one\n", "line 2, column x.*'one' is not a finite number"),
         ("arm,x\na,nan\n", "not a finite number"),
         ("arm,x\na\n", "line 2: 1 cells under 2 columns"),
@@ -40,7 +42,7 @@ def test_arms_and_rewards(tmp_path):
 )
 def test_arms_that_cannot_be_read(tmp_path, text, said):
     (tmp_path / "arms.csv").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match="(?s)" + said):
         read_arms(tmp_path / "arms.csv")
 
 
@@ -56,6 +58,13 @@ def test_rewards_that_cannot_be_read(tmp_path, text, said):
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(UserError, match=said):
         read_rewards(tmp_path / "log.csv", NAMES)
+
+
+def test_rewards_outside_the_range_are_named_by_line(tmp_path):
+    (tmp_path / "log.csv").write_text("arm,reward\na,1\nb,1.5\n")
+    assert read_rewards(tmp_path / "log.csv", NAMES, (0, 2)) == [[1.0], [1.5], []]
+    with pytest.raises(UserError, match=r"line 3: a reward of 1.5\n.*from 0 to 1\n.*--clip"):
+        read_rewards(tmp_path / "log.csv", NAMES, (0, 1))
 
 
 def test_missing_and_binary_files(tmp_path):

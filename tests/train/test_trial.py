@@ -89,6 +89,8 @@ def test_what_is_wrong_with_a_journal_is_said(tmp_path):
     (tmp_path / "other" / "x").touch()
     with pytest.raises(UserError, match="no journal"):
         Journal(tmp_path / "other", {})
+    with pytest.raises(UserError, match="is a file"):
+        Journal(tmp_path / "other" / "x", {})
 
 
 def test_a_write_that_fails_leaves_no_entry(tmp_path, monkeypatch):

@@ -23,6 +23,8 @@ app.command("profile")(profile)
 app.command("invariance")(invariance)
 
 FAULTS = ("half-scale", "no-noise", "reuse")
+AUDITABLE = (0.001, 12.0)
+"""Below, an audit needs more trials than fit; above, more runs: an event can be e^12 times as likely."""
 READ = 20
 """Noise scales that an audited sum holds rewards, so that the audited arm survives."""
 
@@ -54,6 +56,7 @@ def arm(
 ) -> None:
     """Find the best arm by at most BUDGET trials. Run it again to go on: noise is drawn once and kept."""
     from steersman.cli.table import print_json
+    from steersman.core.errors import UserError
     from steersman.decide.dp_bai import DPBAI
     from steersman.decide.dp_bai.tables import feed, read_arms, read_rewards
 
@@ -61,14 +64,19 @@ def arm(
     options: Any = DPBAI(
         epsilon, budget, rounding, _noise(noise, grid), (low, high), "clip" if clip else "raise", neighbouring
     )  # type: ignore[arg-type]
-    told = read_rewards(rewards, table.names) if rewards else None
+    if options.epsilon == float("inf"):
+        raise UserError("inf promises nothing", where="--epsilon", allowed="a finite number above 0")
+    taken = (float("-inf"), float("inf")) if clip else options.reward_range
+    told = read_rewards(rewards, table.names, taken) if rewards else None
     run = options.start(table.features, journal or arms.with_name(f"{arms.stem}-journal"))
     lacking = _ask(run, table) if told is None else feed(run, told)
     if lacking:
         todo = {table.names[a]: n for a, n in lacking.items()}
         if as_json:
-            print_json({"phase": run.phase, "phases": run.phases, "to_try": todo})
+            print_json({"phase": run.phase, "phases": run.phases, "rank": run.rank, "to_try": todo})
         else:
+            if run.rank < len(table.columns):
+                print(f"The {len(table.columns)} features span only {run.rank} of as many dimensions.")
             print(f"phase {run.phase} of {run.phases}; still to be tried:")
             for name, count in todo.items():
                 print(f"  {name}  {count} times")
@@ -169,12 +177,13 @@ def audit(
     from dataclasses import asdict
 
     from steersman.cli.table import console, grid, print_json, print_table
-    from steersman.core.errors import RunStopped
+    from steersman.core.errors import RunStopped, UserError
     from steersman.decide.dp_bai import DPBAI, exact_two_arm_loss
     from steersman.decide.privacy import audit as run_audit
     from steersman.decide.privacy.laplace import exact_epsilon
 
-    exact_epsilon(epsilon)
+    if not AUDITABLE[0] <= exact_epsilon(epsilon) <= AUDITABLE[1]:
+        raise UserError(f"{epsilon:g}", where="--epsilon", allowed=f"{AUDITABLE[0]:g} to {AUDITABLE[1]:g} in audits")
     # Four arms, two phases: the audited arm is pulled at least READ noise scales often in the first.
     options = DPBAI(epsilon, 8 * max(2, math.ceil(READ / epsilon)))
     found = [

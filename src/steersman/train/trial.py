@@ -116,6 +116,8 @@ class Journal:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder = folder
+        if folder.exists() and not folder.is_dir():
+            raise UserError("is a file, no folder", where=str(folder), cure="Name a new or empty folder.")
         head = folder / "about.json"
         if not head.exists():
             if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):

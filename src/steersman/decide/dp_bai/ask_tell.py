@@ -26,6 +26,8 @@ from steersman.store.files import digest
 from steersman.train.trial import Journal, Procedure
 
 EXACT = DiscreteLaplace()
+MOST_TRIALS = 10_000_000
+"""A larger budget is refused: what is still to be tried is listed one by one."""
 SNAP = 1e-9
 """Rewards this close to a point of the grid, in steps of the grid, are on it."""
 
@@ -96,13 +98,15 @@ class DPBAI:
     def __post_init__(self) -> None:
         if self.epsilon != math.inf:
             exact_epsilon(self.epsilon)
-        if not isinstance(self.budget, int) or isinstance(self.budget, bool) or self.budget < 0:
-            raise UserError(f"budget {self.budget!r}", allowed="a whole number of trials")
+        if not isinstance(self.budget, int) or isinstance(self.budget, bool) or not 0 <= self.budget <= MOST_TRIALS:
+            raise UserError(f"budget {self.budget!r}", allowed=f"a whole number of trials, 0 to {MOST_TRIALS:,}")
         if not hasattr(self.noise, "laplace_on_integer"):
             raise UserError(f"noise {self.noise!r}", allowed="DiscreteLaplace(), OpenDPLaplace() or FloatLaplace()")
         low, high = self.reward_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise UserError(f"reward range {self.reward_range}", allowed="two finite numbers, the lower first")
+        if not (low < high and math.isfinite(high - low)):
+            raise UserError(
+                f"reward range {self.reward_range}", allowed="two numbers a finite distance apart, the lower first"
+            )
         if self.on_out_of_range not in ("raise", "clip") or self.neighbouring not in ("reward", "row"):
             raise UserError(
                 f"on_out_of_range {self.on_out_of_range!r}, neighbouring {self.neighbouring!r}",
@@ -158,6 +162,7 @@ class Run:
                     "a journal holds what protects people: seeded noise can be replayed, and without noise it would "
                     "hold raw sums",
                     where=str(journal),
+                    cure="Give a finite epsilon and no seed, or no journal.",
                 )
             self._journal = Journal(journal, self._about(features))
             for entry in self._journal.entries:
@@ -190,6 +195,11 @@ class Run:
     def phases(self) -> int:
         """M."""
         return self._plan.phases
+
+    @property
+    def rank(self) -> int:
+        """How many dimensions the features span."""
+        return int(self._plan.points.shape[1])
 
     @property
     def tried(self) -> dict[int, int]:

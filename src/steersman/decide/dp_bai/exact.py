@@ -93,7 +93,8 @@ def exact_two_arm(
         raise UserError(f"p1 {p1}, p2 {p2}, pulls {pulls}", allowed="probabilities, and whole pulls of at least 1")
     s = np.arange(int(pulls) + 1)
     one, two = scipy.stats.binom.pmf(s, pulls, p1), scipy.stats.binom.pmf(s, pulls, p2)
-    first = float(one @ first_arm(s[:, None] - s[None, :], epsilon, noise, tie) @ two)
+    of_k = np.convolve(one, two[::-1])  # from k = -N to N
+    first = float(of_k @ first_arm(np.arange(-int(pulls), int(pulls) + 1), epsilon, noise, tie))
     error = 1 - first if p1 >= p2 else first
     return min(max(error, 0.0), 1.0)
 

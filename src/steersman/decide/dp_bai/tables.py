@@ -39,7 +39,8 @@ def read_arms(path: Path) -> ArmTable:
     """Read arms: a column `arm` with names (rows are numbered from 1 if there is none), all others features.
 
     Raises:
-        UserError: no file, no rows, a name twice, a feature that is not a finite number; with file and line.
+        UserError: no file, no rows, a name twice, none or unprintable, a feature that is not a finite number; with file
+            and line.
     """
     header, rows = _read(path)
     columns = tuple(c for c in header if c != NAME)
@@ -47,7 +48,7 @@ def read_arms(path: Path) -> ArmTable:
         raise UserError("has no arms, or no features", where=str(path), allowed="a header, and a row for each arm")
     names, features = [], []
     for line, row in rows:
-        names.append(row.get(NAME, str(len(names) + 1)).strip())
+        names.append(_name(row.get(NAME, str(len(names) + 1)).strip(), f"{path}, line {line}"))
         features.append([_number(row[c], f"{path}, line {line}, column {c}") for c in columns])
     twice = [n for n, count in Counter(names).items() if count > 1]
     if twice:
@@ -55,18 +56,28 @@ def read_arms(path: Path) -> ArmTable:
     return ArmTable(tuple(names), columns, np.array(features))
 
 
-def read_rewards(path: Path, names: Sequence[str]) -> list[list[float]]:
+def _name(text: str, where: str) -> str:
+    if not text or one_line(text) != text:
+        raise UserError(f"the arm's name is {one_line(text)!r}", where=where, allowed="up to 200 printable characters")
+    return text
+
+
+def read_rewards(
+    path: Path, names: Sequence[str], reward_range: tuple[float, float] = (-math.inf, math.inf)
+) -> list[list[float]]:
     """Read rewards: columns `arm` and `reward`, a row for each trial, an arm's trials in the order they were made.
 
     Args:
         path: the file; if it does not exist, nothing was tried.
         names: of the arms.
+        reward_range: what rewards may be.
 
     Returns:
         For each arm its rewards.
 
     Raises:
-        UserError: other columns missing, an unknown arm, a reward that is not a finite number; with file and line.
+        UserError: other columns missing, an unknown arm, a reward that is no finite number or outside the range; with
+            file and line.
     """
     found: list[list[float]] = [[] for _ in names]
     if not path.exists():
@@ -79,7 +90,15 @@ def read_rewards(path: Path, names: Sequence[str]) -> list[list[float]]:
         name = row[NAME].strip()
         if name not in place:
             raise UserError(f"unknown arm {one_line(name)!r}", where=f"{path}, line {line}")
-        found[place[name]].append(_number(row["reward"], f"{path}, line {line}"))
+        reward = _number(row["reward"], f"{path}, line {line}")
+        if not reward_range[0] <= reward <= reward_range[1]:
+            raise UserError(
+                f"a reward of {reward:g}",
+                where=f"{path}, line {line}",
+                allowed=f"numbers from {reward_range[0]:g} to {reward_range[1]:g}",
+                cure="Say what rewards can be with --low and --high, or move them to the nearest end with --clip.",
+            )
+        found[place[name]].append(reward)
     return found
 
 

@@ -3,11 +3,12 @@
 # make lint   style and types
 # make bench-dpo   our preference step beside TRL's, on the same work
 # make bench-grpo  the same for a GRPO step; on one GPU: bench/.venv/bin/python bench/grpo.py --gpu
+# make bench-dp-bai  what simulated and real noise of DP-BAI cost
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := text,code,pretrained,lora,track,dev
 
-.PHONY: demo test lint bench-dpo bench-grpo clean
+.PHONY: demo test lint bench-dpo bench-grpo bench-dp-bai clean
 
 demo: .venv/ready
 	$(BIN)/steersman study run rdpo --quick
@@ -26,6 +27,9 @@ bench-dpo: bench/.venv/ready
 
 bench-grpo: bench/.venv/ready
 	bench/.venv/bin/python bench/grpo.py
+
+bench-dp-bai: .venv/ready
+	$(BIN)/python bench/dp_bai.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -73,7 +73,7 @@ def epsilon_at(certificates: Iterable[PrivacyCertificate], delta: float) -> floa
         raise UserError(
             "the package dp-accounting is not installed",
             where="epsilon_at",
-            cure="pip install 'steersman[privacy]'; compose and zcdp need no package.",
+            cure="pip install dp-accounting; compose and zcdp need no package.",
         )
     simple = compose(found)
     if not math.isfinite(simple) or not found:

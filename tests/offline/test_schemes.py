@@ -81,6 +81,16 @@ def test_a_seam_inside_an_episode_leaves_two_that_are_not_whole() -> None:
     assert (found.value.tolist(), found.cut, found.late, found.dropped) == ([1.0], 2, 1, 3)
 
 
+def test_actions_that_do_not_begin_at_zero() -> None:
+    walk = Walk()
+    walk.action_space = SimpleNamespace(n=2, start=1, shape=())
+    walk_step, walk.step = walk.step, lambda action: walk_step(action - 1)
+    log = rollout(walk, uniform(walk.action_space), 200)
+    assert sorted(set(log.action.tolist())) == [0, 1]
+    moved = log.next_obs[:, 0] - log.obs[:, 0]
+    assert (moved[log.action == 1] == 1).all()
+
+
 def test_box_spaces() -> None:
     box = SimpleNamespace(
         low=np.array([-1.0, 0.0], np.float32), high=np.array([1.0, 5.0], np.float32), dtype=np.float32
@@ -101,10 +111,23 @@ def test_box_spaces() -> None:
         (lambda: mixed(rollout(Walk(), right, 9), rollout(Walk(), right, 8)), "9 random transitions and 8"),
         (lambda: mixed(rollout(Walk(), right, 9), rollout(Walk(), right, 9), 0.01), "leaves nothing"),
         (lambda: epsilon_greedy(right, right, 1.5), "0 to 1"),
-        (lambda: uniform(SimpleNamespace(n=2, start=1)), "cannot be drawn from"),
+        (lambda: uniform(SimpleNamespace(n=2, shape=(2,))), "cannot be drawn from"),
         (lambda: uniform(SimpleNamespace(low=np.array(-np.inf), high=np.array(np.inf))), "cannot be drawn from"),
     ],
 )
 def test_what_is_refused(call, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1"])
+def test_gymnasiums_own_worlds(name: str) -> None:
+    env = pytest.importorskip("gymnasium").make(name)
+    log = rollout(env, uniform(env.action_space), 250)
+    assert len(log) == 250
+    assert log.discrete == (name != "Pendulum-v1")
+    assert log.n_actions == getattr(env.action_space, "n", None)
+    ended = np.flatnonzero(log.terminated | log.truncated)
+    np.testing.assert_array_equal(log.episode[1:-1] - 1, ended)
+    if name == "Pendulum-v1":  # never terminates, and is stopped after 200 steps
+        assert np.flatnonzero(log.truncated).tolist() == [199]

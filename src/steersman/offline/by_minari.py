@@ -12,6 +12,7 @@ import numpy as np
 from steersman.core.errors import UserError, one_line
 from steersman.offline.arrays import actions, flags, numeric, observations, rewards
 from steersman.offline.chunks import check_finite
+from steersman.offline.rollouts import discrete
 from steersman.offline.transitions import Transitions
 
 INSTALL = "pip install 'steersman[control]'"
@@ -35,8 +36,7 @@ def from_minari(dataset: Any) -> Transitions:
     Edge cases: an episode that stops without a flag is cut. Values keep their dtypes.
     """
     found = _load(dataset)
-    size = getattr(found.spec.action_space, "n", None)
-    start = int(getattr(found.spec.action_space, "start", 0))
+    size, first = discrete(found.spec.action_space)
     parts: dict[str, list[np.ndarray]] = {
         k: [] for k in ("obs", "next_obs", "action", "reward", "terminated", "truncated")
     }
@@ -65,7 +65,7 @@ def from_minari(dataset: Any) -> Transitions:
         raise UserError("has no episodes", where="Minari data set")
     offsets = np.cumsum([0, *(len(x) for x in parts["reward"])]).astype(np.int64)
     whole = {k: np.concatenate(v) for k, v in parts.items()}
-    whole["action"], n_actions = actions(whole["action"] - start, None if size is None else int(size))
+    whole["action"], n_actions = actions(whole["action"] if size is None else whole["action"] - first, size)
     return Transitions(**whole, episode=offsets, n_actions=n_actions).check()
 
 

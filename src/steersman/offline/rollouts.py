@@ -22,7 +22,8 @@ def rollout(env: Any, act: Act, n: int, seed: int = 0, purpose: str = "rollout")
     """Act for exactly `n` steps; the last episode is cut where the steps run out.
 
     Args:
-        env: Gymnasium environment; `reset(seed=...)` once, then it goes on by itself.
+        env: Gymnasium environment; `reset(seed=...)` once, then it goes on by itself. Actions of a discrete space that
+            does not begin at 0 are stored from 0 on.
         act: what to do.
         n: transitions, 1 or more.
         seed, purpose: of the environment and of the policy's noise.
@@ -46,28 +47,37 @@ def rollout(env: Any, act: Act, n: int, seed: int = 0, purpose: str = "rollout")
         obs = after
         if terminated or truncated:
             episode, obs = episode + 1, env.reset()[0]
-    size = getattr(env.action_space, "n", None)
+    size, first = discrete(env.action_space)
     whole = {k: np.asarray(v) for k, v in columns.items()}
+    if size is not None:
+        whole["action"] = whole["action"] - first
     # A run in which no episode ended is still one honest, cut episode.
-    return from_arrays(**whole, episode=ids, n_actions=None if size is None else int(size))
+    return from_arrays(**whole, episode=ids, n_actions=size)
+
+
+def discrete(space: Any) -> tuple[int | None, int]:
+    """Number of actions of Gymnasium's Discrete and the first of them; None for other spaces."""
+    if hasattr(space, "n") and not getattr(space, "shape", ()):
+        return int(space.n), int(getattr(space, "start", 0))
+    return None, 0
 
 
 def uniform(space: Any) -> Act:
     """The policy that draws uniformly from an action space.
 
     Args:
-        space: Gymnasium's Discrete (`n`, starting at 0) or a bounded Box (`low`, `high`).
+        space: Gymnasium's Discrete or a bounded Box (`low`, `high`).
 
     Raises:
         UserError: another space, or an unbounded one.
     """
-    if hasattr(space, "n") and int(getattr(space, "start", 0)) == 0:
-        n = int(space.n)
-        return lambda obs, noise: int(noise.integers(n))
+    n, first = discrete(space)
+    if n is not None:
+        return lambda obs, noise: first + int(noise.integers(n))
     if hasattr(space, "low") and np.isfinite(space.low).all() and np.isfinite(space.high).all():
         low, high, dtype = space.low, space.high, space.dtype
         return lambda obs, noise: noise.uniform(low, high).astype(dtype)
-    raise UserError(f"{space} cannot be drawn from", where="action space", allowed="Discrete from 0, or a bounded Box")
+    raise UserError(f"{space} cannot be drawn from", where="action space", allowed="Discrete, or a bounded Box")
 
 
 def epsilon_greedy(act: Act, other: Act, epsilon: float) -> Act:

@@ -4,6 +4,7 @@ Leaves out: reading, fitting, deciding, the page (`recipes.decide_profile`).
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,9 +35,19 @@ def profile(
     lam: Annotated[
         str, typer.Option("--lam", help="Price of leaving the design; auto = whatever does best in cross-fitting.")
     ] = "0.05",
-    penalty: Annotated[str, typer.Option(help="l2, kl or reverse_kl.")] = "l2",
+    penalty: Annotated[str, typer.Option(help="l2, kl, reverse_kl or none; alone also l1 or linf.")] = "l2",
     link: Annotated[str, typer.Option(help="logit or linear.")] = "logit",
-    interactions: Annotated[str, typer.Option(help="all or none.")] = "all",
+    interactions: Annotated[str, typer.Option(help="all, none, or screened by a group lasso.")] = "all",
+    models: Annotated[
+        str, typer.Option(help="four: each party's stages apart; two: drawn toward one another.")
+    ] = "four",
+    solver: Annotated[str, typer.Option(help="Of the game: extragradient, ogda or simultaneous.")] = "extragradient",
+    design: Annotated[
+        Path | None, typer.Option("--design", help="JSON: {factor: {level: probability}}; none: the shares observed.")
+    ] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option("--forbid", help="FACTOR=LEVEL,FACTOR=LEVEL: a profile nobody could be shown.")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(help="Draw respondents so many times; 0 = not.", min=0)] = 0,
     folds: Annotated[int, typer.Option(help="Folds of respondents for the honest value.", min=2)] = 5,
     level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
@@ -55,7 +66,8 @@ def profile(
     asked = ProfileQuestion(
         survey, tuple(f.strip() for f in factors.split(",")), outcome, pair, cluster, opponent, group, infer_group,
         primaries, strength, _price(lam), penalty, link, interactions, bootstrap, folds, level,
-        tuple(_equation(w) for w in where or ()), _range(band), seed,
+        tuple(_equation(w) for w in where or ()), _range(band), seed, design,
+        tuple(_combination(x) for x in forbid or ()), models, solver,
     )  # fmt: skip
     found = decide(asked, lambda line: typer.echo(line, err=True))
     write_text(out / "report.html", found.page)
@@ -67,11 +79,16 @@ def profile(
     print(f"\npage  {out / 'report.html'}")
 
 
-def _equation(text: str) -> tuple[str, str]:
+def _equation(text: str, where: str = "--where") -> tuple[str, str]:
     column, sign, value = text.partition("=")
     if not sign:
-        raise UserError(f"{text!r} has no equals sign", where="--where", allowed="COLUMN=VALUE")
+        raise UserError(f"{text!r} has no equals sign", where=where, allowed="COLUMN=VALUE")
     return column, value
+
+
+def _combination(text: str) -> dict[str, str]:
+    """Levels are cut at commas that an equation follows, so that a level may hold a comma."""
+    return dict(_equation(part.strip(), "--forbid") for part in re.split(r",(?=[^,=]+=)", text))
 
 
 def _price(text: str) -> float | None:

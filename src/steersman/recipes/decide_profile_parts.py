@@ -3,15 +3,23 @@
 Leaves out: the jobs (`decide_profile`, `decide_profile_game`).
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steersman.decide.conjoint import FactoredPolicy
+from steersman.core.errors import UserError
+from steersman.decide.conjoint import ConjointData, FactoredPolicy, never_together
+from steersman.decide.conjoint.policy import design_policy
 from steersman.page.html import Html
 from steersman.stats.intervals import Interval
+
+BAND = "Shaded: the range given."
+SHOWN = 5
+"""Combinations that a note names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +37,19 @@ class ProfileQuestion:
         primaries: whether each party's voters nominate.
         strength: of the primaries.
         lam: of the penalty; None = chosen by cross-fitting (not with an opponent).
-        penalty: l2, kl or reverse_kl.
+        penalty: l2, kl, reverse_kl, none; alone also l1 or linf.
         link: logit or linear.
-        interactions: all or none.
+        interactions: all, none or screened.
         bootstrap: resamples of respondents; 0 = none.
         folds: of cross-fitting.
         level: of the intervals.
         where: (column, value) that rows must have.
         band: range that a value is held against, such as past results.
         seed: of folds, starts and resamples.
+        design: JSON file {factor: {level: probability}}; None = the shares observed.
+        forbidden: combinations {factor: level, ...} that the design excludes.
+        models: four, or two (each party's stages pooled); of a game.
+        solver: of the game.
     """
 
     survey: Path
@@ -60,6 +72,10 @@ class ProfileQuestion:
     where: tuple[tuple[str, str], ...] = ()
     band: tuple[float, float] | None = None
     seed: int = 0
+    design: Path | None = None
+    forbidden: tuple[dict[str, str], ...] = ()
+    models: str = "four"
+    solver: str = "extragradient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +120,38 @@ def warnings(ridge: float, dropped: tuple[str, ...], boundary: bool, single: tup
     return out
 
 
-def facts(summary: dict[str, Any]) -> dict[str, str]:
+def design_of(asked: ProfileQuestion, data: ConjointData) -> FactoredPolicy:
+    """The design that is given, or the shares observed.
+
+    Raises:
+        UserError: a file that is no such design.
+    """
+    if asked.design is None:
+        return design_policy(data.factors, list(data.design))
+    try:
+        given = json.loads(asked.design.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", where=f"--design {asked.design}") from None
+    if not (isinstance(given, dict) and all(isinstance(x, dict) for x in given.values())):
+        raise UserError("is no design", where=f"--design {asked.design}", allowed="{factor: {level: probability}}")
+    return design_policy(data.factors, given)
+
+
+def restrictions(asked: ProfileQuestion, data: ConjointData, policies: Mapping[str, FactoredPolicy]) -> list[str]:
+    """How often policies field what is forbidden, and levels never shown together though nobody forbade them."""
+    said = [
+        f"{name} fields a forbidden profile {policy.chance(asked.forbidden):.1%} of the time."
+        for name, policy in policies.items() if asked.forbidden
+    ]  # fmt: skip
+    lost = [pair for pair in never_together(data) if not any(f.items() <= pair.items() for f in asked.forbidden)]
+    if lost:
+        told = "; ".join(" with ".join(f"{k}={v}" for k, v in pair.items()) for pair in lost[:SHOWN])
+        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        said.append(f"Never shown together: {told}{more}. If the design forbade it, say so by --forbid.")
+    return said
+
+
+def facts(summary: Mapping[str, Any]) -> dict[str, str]:
     """What was fitted, in words for the page."""
     kept = ("model", "rows", "respondents", "coefficients", "lam", "penalty", "status", "primaries", "exploitability")
     facts = {k: summary[k] for k in kept if k in summary}

@@ -178,11 +178,12 @@ def _drawn_together(
 
 @dataclass(frozen=True, slots=True)
 class AverageCase:
-    """The first party's best policy while the other fields the design: policy, its share of votes, standard error."""
+    """The first party's best policy while the other fields the design: policy, share of votes, standard errors."""
 
     policy: FactoredPolicy
     value: float
     se: float
+    policy_se: np.ndarray
 
 
 def average_case(
@@ -210,7 +211,8 @@ def average_case(
     totals = {}
     for name, (_, da, _) in election.derivatives(grid.joint(x), other).items():
         q = Tabled(grid, election.M @ other, da)
-        totals[name] = (q.value_theta(x) + q.gradient(x) @ policy_theta(q, near, grid.slices, x))[None]
-    variance = election.variance(totals) + np.zeros(1)
+        moved = policy_theta(q, near, grid.slices, x)
+        totals[name] = np.concatenate([(q.value_theta(x) + q.gradient(x) @ moved)[None], moved])
+    se = np.sqrt(election.variance(totals) + np.zeros(1 + len(x)))
     value = float(grid.joint(x) @ election.M @ other)
-    return AverageCase(FactoredPolicy(base.factors, x), value, float(variance[0]) ** 0.5)
+    return AverageCase(FactoredPolicy(base.factors, x), value, float(se[0]), se[1:])

@@ -3,6 +3,7 @@
 Leaves out: the figures themselves (`page`), computing anything.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,10 +43,13 @@ def levels(
 
 
 def values(
-    title: str, label: str, found: Mapping[str, Interval], band: tuple[float, float] | None, note: str
+    title: str, label: str, found: Mapping[str, Interval | float], band: tuple[float, float] | None, note: str
 ) -> Forest:
-    """One value with its interval a row, and a range behind them."""
-    rows = tuple(Row(name, {"value": estimate(v)}) for name, v in found.items())
+    """One value with its interval a row (a bare number has none), and a range behind them."""
+    rows = tuple(
+        Row(name, {"value": estimate(v) if isinstance(v, Interval) else Estimate(v, math.nan, math.nan)})
+        for name, v in found.items()
+    )
     return Forest(title, label, (("", rows),), None, band, note)
 
 

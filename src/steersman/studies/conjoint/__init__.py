@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from steersman.store.run import RunDir
-from steersman.studies.conjoint import claims
+from steersman.studies.conjoint import claims, show
 from steersman.studies.conjoint.names import SURVEY
-from steersman.study.declare import Cell, Mode, ModeName, NotTestable, Result, Shown, Study, Word
+from steersman.study.declare import Cell, Mode, ModeName, NotTestable, Result, Study, Word
 
 MINUTES = {"quick": 1.5, "full": 18.0}
 NOTES = {
@@ -42,16 +42,7 @@ def run(cell: Cell, run_dir: RunDir, artefacts: Mapping[str, Path]) -> dict[str,
 
 def answer(results: Sequence[Result], words: Mapping[str, Word]) -> str:
     """What came out, in plain words."""
-    from steersman.studies.conjoint import show as figures
-
-    return figures.sentence(results)
-
-
-def show(results: Sequence[Result]) -> Shown:
-    """The figures of the report."""
-    from steersman.studies.conjoint import show as figures
-
-    return figures.show(results)
+    return show.sentence(results)
 
 
 STUDY = Study(
@@ -66,7 +57,7 @@ STUDY = Study(
     run=run,
     claims=claims.CLAIMS,
     answer=answer,
-    show=show,
+    show=show.show,
     not_testable=(
         NotTestable("Figures of the Bayesian transformer", "another model than ours, which has no standard errors"),
         NotTestable("The exact figures of the paper's survey", "respondents' partisanship is not in the public file"),

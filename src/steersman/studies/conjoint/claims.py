@@ -2,7 +2,9 @@
 
 Known before they were written: the paper's statements; its authors' figures of the survey were not reproduced here, but
 ours for it were known from a first look (main effects, lam .05: average case .605, equilibrium .526, .519 through
-primaries, where the average case was .549). Leaves out: what measures them (`measures`, `measures_survey`).
+primaries, where the average case was .549). One thing was changed after the first quick run: P1 and P4 had compared the
+parties' equilibrium policies, which before one evenly divided electorate are alike under any proxy; they compare the
+sides' tastes since. Leaves out: what measures them (`measures`, `measures_survey`).
 """
 
 from steersman.studies.conjoint.measures import (
@@ -85,14 +87,14 @@ CLAIMS: tuple[Claim, ...] = (
            f"{PAPER}: GLM best when nearly right", better("two-way", "logit", "network"), "models"),
     _claim("M2", "Where four factors interact the network predicts them better",
            f"{PAPER}: lower RMSE under strong nonlinearity", better("four-way", "network", "logit"), "models"),
-    _claim("P1", "A split-sample proxy of the sides understates how far apart the parties are", PREDICTED,
-           apart("strong", "true sides", "split sample", "parties"), "proxy"),
+    _claim("P1", "A split-sample proxy of the sides understates how far apart their tastes are", PREDICTED,
+           apart("strong", "true sides", "split sample", "taste"), "proxy"),
     _claim("P2", "The weaker the loyalty it rests on, the more it understates the sides' tastes", PREDICTED, weaker,
            "proxy"),
     _claim("P3", "Sides inferred from the very tasks that are fitted overstate loyalty to the party", PREDICTED,
            apart("strong", "same tasks", "true sides", "loyalty"), "proxy"),
-    _claim("P4", "A proxy with some signal finds the parties further apart than a coin does", CONTROL,
-           apart("strong", "split sample", "no signal", "parties"), "proxy"),
+    _claim("P4", "A proxy with some signal finds the sides' tastes further apart than a coin does", CONTROL,
+           apart("strong", "split sample", "no signal", "taste"), "proxy"),
     _claim("V1", f"Survey: the Democratic share of the average case lies above {HISTORY[1]}",
            f"{PAPER}: outside the range of 1976 to 2020", outside(SETTINGS[0]), "survey"),
     _claim("V2", f"The equilibrium's lies between {HISTORY[0]} and {HISTORY[1]} in every setting",

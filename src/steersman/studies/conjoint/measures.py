@@ -237,7 +237,7 @@ def apart(loyalty: str, a: str, b: str, key: str) -> Measure:
     def measure(results: Sequence[Result]) -> Finding | None:
         found = [r.value[loyalty] for r in of(results, "proxy")]
         gap = [v[a][key] - v[b][key] for v in found]
-        one = above(gap, 0.0, unit="probability" if key == "parties" else "log-odds", counted="surveys", equal="tasks")
+        one = above(gap, 0.0, unit="log-odds", counted="surveys", equal="tasks")
         ways = ("true sides", "split sample", "same tasks", "no signal")
         told = ", ".join(f"{w} {np.mean([v[w][key] for v in found]):+.2f}" for w in ways) if found else ""
         return None if one is None else _told(one, f"{told}.")
@@ -246,7 +246,7 @@ def apart(loyalty: str, a: str, b: str, key: str) -> Measure:
 
 
 def weaker(results: Sequence[Result]) -> Finding | None:
-    """P2: what the proxy keeps of the parties' distance, strong loyalty less weak."""
+    """P2: what the proxy loses of the gap of tastes, with weak loyalty less with strong."""
     gap, right = [], []
     for r in of(results, "proxy"):
         strong, weak = (r.value[k] for k in ("strong", "weak"))

@@ -14,7 +14,7 @@ LOYALTY = {"strong": 1.5, "weak": 0.4}
 
 
 def run(seed: int, respondents: int) -> dict[str, Any]:
-    """How far apart parties come out on the factor that divides the sides, and the gap in their voters' loyalty.
+    """How far apart the sides come out in their taste for the factor that divides them, and in their loyalty.
 
     All ways of naming the sides are fitted to the same odd-numbered tasks of the same respondents: those whom the
     split-sample proxy places.
@@ -53,9 +53,16 @@ def _same(data: ConjointData) -> np.ndarray:
 
 
 def _apart(data: ConjointData) -> dict[str, float]:
-    """Parties' distance on the first factor at the equilibrium, and the gap of the groups' advantages in log-odds."""
-    models, shares = general_models(data, PARTIES)
+    """The gap of the sides' tastes for the first factor and of their loyalty, in log-odds; the parties' distance there.
+
+    Tastes have opposite signs and loyalty too, so both gaps are positive in truth. The parties, who face one electorate
+    evenly divided, have no reason to differ.
+    """
+    models, shares = general_models(data, PARTIES, "none")
     found = solve_game(models, shares, lam=LAM)
     a, b = (found.policy[p]["f0"]["0"] for p in PARTIES)
-    tastes = [models[p].terms.matrix(models[p].theta)[0][0] for p in PARTIES]
-    return {"parties": a - b, "loyalty": models["A"].intercept - models["B"].intercept, "taste": tastes[0] - tastes[1]}
+    return {
+        "taste": float(models["A"].theta[0] - models["B"].theta[0]),
+        "loyalty": models["A"].intercept - models["B"].intercept,
+        "parties": a - b,
+    }

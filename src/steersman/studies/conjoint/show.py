@@ -75,15 +75,15 @@ def _solvers(results: Sequence[Result]) -> Panel:
 
 
 def _proxies(results: Sequence[Result]) -> Panel:
-    """Distance of the parties under every way of naming the sides, by how many stand on the right side."""
+    """Gap of the sides' tastes under every way of naming the sides, by how many stand on the right side."""
     found = [r.value for r in of(results, "proxy")]
     lines = []
     if found:
         x = sorted((float(np.mean([v[k]["right"] for v in found])), k) for k in found[0])
         for way in ("true sides", "split sample", "same tasks", "no signal"):
-            lines.append(line(way, [a for a, _ in x], [[v[k][way]["parties"] for _, k in x] for v in found]))
-    return Panel("How far apart the parties come out", "share of respondents on the right side, split sample",
-                 "Pr A's level less Pr B's", tuple(lines))  # fmt: skip
+            lines.append(line(way, [a for a, _ in x], [[v[k][way]["taste"] for _, k in x] for v in found]))
+    return Panel("How far apart the sides' tastes come out", "share of respondents on the right side, split sample",
+                 "log-odds", tuple(lines))  # fmt: skip
 
 
 def _shares(results: Sequence[Result]) -> Panel:
@@ -126,10 +126,11 @@ def _differences(results: Sequence[Result]) -> tuple[Difference, ...]:
         rows.append((f"policy, {world}", "best levels by AMCE", "true worth", gap))
     for world in ("two-way", "four-way"):
         found = [r.value for r in of(results, "models", world)]
-        rows += [("network, " + world, "logit", "error of chances", [v["network"]["chance"] - v["logit"]["chance"] for v in found]),
-                 ("network, " + world, "logit", "true worth", [v["network"]["worth"] - v["logit"]["worth"] for v in found])]  # fmt: skip
+        for key, metric in (("chance", "error of chances"), ("worth", "true worth")):
+            gap = [v["network"][key] - v["logit"][key] for v in found]
+            rows.append((f"network, {world}", "logit", metric, gap))
     for way in ("split sample", "same tasks", "no signal"):
-        for key, metric in (("parties", "distance of the parties"), ("loyalty", "loyalty, log-odds")):
+        for key, metric in (("taste", "gap of tastes, log-odds"), ("loyalty", "gap of loyalty, log-odds")):
             found = [r.value["strong"] for r in of(results, "proxy")]
             rows.append((way, "true sides", metric, [v[way][key] - v["true sides"][key] for v in found]))
     out = []

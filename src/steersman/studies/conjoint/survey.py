@@ -1,7 +1,7 @@
 """Runs on the survey of Ono and Burden: games between inferred sides, with respondents drawn again.
 
-The file is the user's: `SURVEY` names it. Leaves out: shipping it. Source: Ono and Burden 2019, as distributed with the R
-package factorEx; profiles of all offices, seven factors, 1,152 profiles.
+The file is the user's: `SURVEY` names it. Leaves out: shipping it. Source: Ono and Burden 2019, as distributed with the
+R package factorEx; profiles of all offices, seven factors, 1,152 profiles.
 """
 
 import os

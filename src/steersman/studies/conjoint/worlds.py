@@ -1,7 +1,7 @@
 """Worlds in which the truth is known: models of ratings and of two groups of voters, and surveys drawn from them.
 
-Leaves out: estimating anything. Source: settings of Jerzak, Chandra and Hazra 2025 (arXiv 2504.19043), section 6, and of
-the authors' package; coefficients are drawn here.
+Leaves out: estimating anything. Source: settings of Jerzak, Chandra and Hazra 2025 (arXiv 2504.19043), section 6, and
+of the authors' package; coefficients are drawn here.
 """
 
 from dataclasses import replace

@@ -25,6 +25,7 @@ import steersman
 from steersman.cli.main import app
 from steersman.core.component import Component
 from steersman.core.config import read, validate
+from steersman.recipes.inventory import EXAMPLE
 from steersman.recipes.training import Runtime
 from steersman.recipes.verbs import RECIPES
 
@@ -112,7 +113,12 @@ def test_there_is_something_to_check() -> None:
 @pytest.mark.parametrize("case", STEERSMAN, ids=name)
 def test_command_exists_and_its_recipe_is_valid(case: tuple[str, list[str]]) -> None:
     verbs, params = parse(case[1])
-    if verbs[0] == "train" and not params.get("resume"):
+    if verbs == ["train", "inventory"]:
+        file = [] if params["file"] is None else [str(params["file"])]
+        assert file or params["resume"]
+        sets = [s for s in params["overrides"] or [] if not s.startswith("runtime.")]
+        validate(RECIPES["inventory"], read(None, sets, {"verb": "inventory", **EXAMPLE}))
+    elif verbs[0] == "train" and not params.get("resume"):
         answers = verbs[1] in ("rl", "distill")
         rows = {"task": {"kind": "questions", "train": "d"}} if answers else {"data": {"train": "d"}}
         base = {"verb": verbs[1], "model": {"path": "m"}, **rows}

@@ -250,3 +250,35 @@ def test_which_invariance_to_transfer() -> None:
     assert fitted.best_.core <= {"X1"}
     assert len(fitted.predict(rows)) == 80
     assert set(fitted.worst_case_.policy) == {"M"}
+
+
+INVENTORY = {
+    "replay": "network inventory orders demand",
+    "evaluate": "network act scenarios ignore=0",
+    "InventoryNetwork.single_store": "lead_time holding shortage lost_sales objective='cost'",
+    "oracle.backlog_base_stock": "mean std lead_time holding shortage",
+    "oracle.lost_sales_dp": "mean lead_time holding shortage",
+    "oracle.serial_clark_scarf": "mean std lead_times holding shortage",
+    "oracle.transshipment_bound": "mean std corr store_lead warehouse_lead holding shortage",
+    "oracle.just_in_time": "network demand",
+}
+
+
+@pytest.mark.parametrize("name", INVENTORY)
+def test_inventory(name: str) -> None:
+    found = import_module("steersman.control.inventory")
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert with_defaults(found, INVENTORY[name]) == INVENTORY[name]
+
+
+def test_inventory_results_and_policies() -> None:
+    found = import_module("steersman.control.inventory")
+    network = found.InventoryNetwork.single_store(1, 1.0, 9.0, lost_sales=False)
+    cost, final = found.replay(network, [3.0], [2.0], [5.0])
+    assert (cost.tolist(), final.tolist()) == ([18.0], [0.0])
+    level, cost = found.oracle.backlog_base_stock(5.0, 1.6, 4, 1.0, 9.0)
+    assert (round(level, 3), round(cost, 4)) == (29.585, 6.2788)
+    for name in ("BaseStock", "CappedBaseStock", "EchelonStock", "VanillaMLP", "GraphPolicy", "SymmetryAware",
+                 "QuantileNewsvendor", "HDPO", "Scenarios"):  # fmt: skip
+        assert inspect.isclass(getattr(found, name))

@@ -7,7 +7,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Show, copy and check recipes.")
 
-NAMES = "sft, reward, preference, rl, or a preset of rl: grpo, dapo, ppo, ..."
+NAMES = "sft, reward, preference, rl, inventory, or a preset of rl: grpo, dapo, ppo, ..."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")]
 Allowed = Annotated[list[str] | None, typer.Option("--allow-import", metavar="PACKAGE", help="Import code of yours.")]
 
@@ -48,12 +48,14 @@ def check(
     """Say whether a recipe is valid, and print it resolved; a table ``[runtime]`` is checked and left out."""
     from steersman.cli.train import runtime_source
     from steersman.core.config import read, to_toml, validate
+    from steersman.recipes.inventory import InventoryRuntime
     from steersman.recipes.training import Runtime
     from steersman.recipes.verbs import check as check_recipe
 
     source = read(file, overrides or [])
     if "runtime" in source.values:
-        validate(Runtime, runtime_source(source))
+        how = InventoryRuntime if source.values.get("verb") == "inventory" else Runtime
+        validate(how, runtime_source(source))
     recipe = validate(recipe_class(source.values, source.name), source, allow_import or [])
     for line in check_recipe(recipe):
         typer.echo(line, err=True)
@@ -86,6 +88,7 @@ def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
 
     from steersman.core.config import read, to_toml, validate
     from steersman.core.errors import UserError
+    from steersman.recipes.inventory import EXAMPLE
     from steersman.recipes.presets import DISTILLED, SHIPPED, wants_teacher
     from steersman.recipes.verbs import RECIPES, check
 
@@ -100,6 +103,7 @@ def _shipped(name: str, overrides: list[str], allow_import: list[str]) -> str:
     base |= {"task": {"kind": "questions"} | rows} if verb in ("rl", "distill") else {"data": rows}
     if name == "distill" or wants_teacher(name):
         base |= {"loss": {"kind": "distill", "teacher": {"path": "path/to/teacher"}}}
+    base = {"verb": verb, **EXAMPLE} if verb == "inventory" else base
     recipe = validate(RECIPES[str(base["verb"])], read(None, overrides, base), allow_import)
     check(recipe)
     return to_toml(recipe)

@@ -167,7 +167,7 @@ class ScenarioSizes(Component):
     ignore: float = Field(0.6, ge=0, lt=1, description="share of held-out and test periods that do not count")
     past: int = Field(0, ge=0, description="past periods that policies see (data_driven, newsvendor, graph)")
     integer: bool = Field(False, description="orders are rounded to whole units when judged")
-    curve: list[int] = Field([], description="train also on so many scenarios, to see what more are worth")
+    curve: tuple[int, ...] = Field((), description="train also on so many scenarios, to see what more are worth")
 
 
 class InventoryRecipe(KeepsDefaults):
@@ -220,3 +220,15 @@ class InventoryRuntime(Component):
     evaluate_every: int = Field(50, ge=1, description="steps between evaluations on held-out scenarios")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
+
+
+EXAMPLE: dict[str, Any] = {
+    "network": {
+        "stores": [{"name": n, "holding": 1.0, "shortage": 9.0} for n in ("north", "south")],
+        "warehouses": [{"name": "hub", "holding": 0.3}],
+        "edges": [["supplier", "hub", 3], ["hub", "north", 2], ["hub", "south", 2]],
+    },
+    "demand": {"kind": "normal", "mean": [4.0, 6.0], "std": [1.5, 2.0], "corr": 0.5},
+    "policy": {"kind": "graph"},
+}
+"""A hub with two stores, as `steersman config show inventory` shows it."""

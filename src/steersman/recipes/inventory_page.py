@@ -75,9 +75,11 @@ def sentence(result: Mapping[str, Any]) -> str:
     said = f"On test scenarios the policy costs {_between(test)} a period and store."
     if known is None:
         return f"{said} Nothing is known to hold it against."
-    share = {k: 100 * v for k, v in gap.items()}
-    to = {"optimum": "the optimum", "bound": "a bound that no policy can beat"}[known["kind"]]
-    return f"{said} That is {_between(share)} % above {to} ({known['name']}, {number(known['cost'])})."
+    low, value, high = (number(100 * gap[k], 2) for k in ("low", "value", "high"))
+    share, cost = f"{value} [{low}, {high}] %", f"{known['name']}, {number(known['cost'])}"
+    if known["kind"] == "optimum":
+        return f"{said} On the same scenarios that is {share} more than the optimum ({cost} in the long run)."
+    return f"{said} That is {share} above a bound that no policy can beat ({cost})."
 
 
 def _between(x: Mapping[str, float]) -> str:
@@ -137,6 +139,7 @@ def _orders(x: Shown, position: Tensor, orders: Tensor, best: Tensor | None) -> 
     more = len(x.network.edges) - len(shown)
     words = "In the states that the learnt policy comes to on test scenarios; bands hold the middle 80 % of orders. "
     words += "The optimal policy is asked in the same states. " * (best is not None)
+    words += "Orders are shown before they are rounded to whole units. " * x.recipe.data.integer
     words += f"{more} further edges are not drawn." * (more > 0)
     return [tag("div", *shown, class_="figures"), tag("p", words.strip(), class_="note")]
 
@@ -144,15 +147,16 @@ def _orders(x: Shown, position: Tensor, orders: Tensor, best: Tensor | None) -> 
 def _line(
     arm: str, at: npt.NDArray[np.float64], order: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
 ) -> Line:
-    """Mean order in bins of positions, with the range of the middle 80 %; NaN where there are few states."""
+    """Mean order in bins of positions, with the range of the middle 80 %; bins with few states are left out."""
     bin_of = np.clip(np.searchsorted(edges, at, "right") - 1, 0, BINS - 1)
+    middle = (edges[1:] + edges[:-1]) / 2
     rows = []
     for i in range(BINS):
         inside = order[bin_of == i]
-        few = len(inside) < FEWEST
-        rows.append((math.nan,) * 3 if few else (float(inside.mean()), *np.quantile(inside, [0.1, 0.9]).tolist()))
-    mean, low, high = (tuple(column) for column in zip(*rows, strict=True))
-    return Line(arm, tuple(((edges[1:] + edges[:-1]) / 2).tolist()), (), mean, low, high)
+        if len(inside) >= FEWEST:
+            rows.append((float(middle[i]), float(inside.mean()), *np.quantile(inside, [0.1, 0.9]).tolist()))
+    x, mean, low, high = (tuple(column) for column in zip(*rows, strict=True)) if rows else ((),) * 4
+    return Line(arm, x, (), mean, low, high)
 
 
 def _costs(x: Shown) -> list[Html]:

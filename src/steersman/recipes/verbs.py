@@ -9,20 +9,26 @@ from typing import Any
 
 from steersman.recipes import estimate, jobs, rl_estimate, rl_job, training
 from steersman.recipes.distill import DistillRecipe
+from steersman.recipes.inventory import InventoryRecipe
 from steersman.recipes.jobs import Outcome
 from steersman.recipes.learners import Say
 from steersman.recipes.rl import RLRecipe
 from steersman.recipes.rl_checks import check_method
-from steersman.recipes.training import AnyRecipe, Runtime
+from steersman.recipes.training import KeepsDefaults, Runtime
 from steersman.train.loop import Watch
 
-RECIPES: dict[str, type[AnyRecipe]] = {**training.RECIPES, "rl": RLRecipe, "distill": DistillRecipe}
-"""The recipe of each verb."""
+RECIPES: dict[str, type[KeepsDefaults]] = {
+    **training.RECIPES,
+    "rl": RLRecipe,
+    "distill": DistillRecipe,
+    "inventory": InventoryRecipe,
+}
+"""The recipe of each verb; `inventory` is carried out by `inventory_job`."""
 HABITS: dict[str, dict[str, Any]] = {"rl": {"log_every": 1}, "distill": {"log_every": 1}}
 """Defaults of `Runtime` that a verb has of its own: a step with responses takes long and is worth a line."""
 
 
-def check(recipe: AnyRecipe) -> list[str]:
+def check(recipe: KeepsDefaults) -> list[str]:
     """Refuse what can be seen to be impossible in the recipe alone; gives lines about what is odd."""
     return check_method(recipe) if isinstance(recipe, RLRecipe) else []
 

@@ -4,7 +4,7 @@ import math
 
 PARTS = {"error": "error probability", "rescaled": "a change of units", "audit": "audits", "exact": "exact figures"}
 INSTANCES = {
-    "I1": "the paper's: 30 arms in two dimensions, one with a long feature vector",
+    "I1": "the paper's, 30 arms in two dimensions, one with a long feature vector",
     "I2": "10 arms in three dimensions, yes or no, the best two .02 apart",
     "I3": "50 arms on a sphere in five dimensions, yes or no",
     "I4": "8 unrelated arms, yes or no",

@@ -58,7 +58,7 @@ def _by_epsilon(found: Sequence[dict[str, Any]], place: str) -> Panel:
         if not points and "inf" in told:  # has no epsilon: the same everywhere
             points = [(e, *told["inf"]) for e in names.EPSILONS]
         lines.append(_line(method, points))
-    note = f"{BAND} {names.INSTANCES[place]}."
+    note = f"{place} is {names.INSTANCES[place]}. {BAND}"
     return Panel(f"{place}: error by epsilon, T = {budget:,}", "epsilon", "share of wrong recommendations",
                  tuple(lines), log_x=True, note=note)  # fmt: skip
 
@@ -73,7 +73,7 @@ def _by_budget(found: Sequence[dict[str, Any]], place: str, epsilon: float) -> P
         if len(points) > 1:
             lines.append(_line(method, points))
     return Panel(f"{place}: error by budget, epsilon {epsilon:g}", "trials T", "share of wrong recommendations",
-                 tuple(lines), log_x=True, log_y=True, note=BAND)  # fmt: skip
+                 tuple(lines), log_y=True, note=BAND)  # fmt: skip
 
 
 def _units(results: Sequence[Result]) -> Panel:
@@ -81,12 +81,12 @@ def _units(results: Sequence[Result]) -> Panel:
     for r in results:
         if r.cell.part == names.PARTS["rescaled"] and r.cell.task["budget"] == MAIN_BUDGET:
             for row in r.value["rows"]:
-                found.setdefault(f"{row['method']}, {row['units']}", []).append(
-                    (float(row["epsilon"]), row["wrong"], row["trials"])
-                )
+                line = row["method"] + (" (x/10)" if row["units"] == "rescaled" else "")
+                found.setdefault(line, []).append((float(row["epsilon"]), row["wrong"], row["trials"]))
     lines = tuple(_line(name, _added(points)) for name, points in found.items())
     return Panel(f"I1 in two units of its first feature, T = {MAIN_BUDGET:,}", "epsilon",
-                 "share of wrong recommendations", lines, log_x=True, note=BAND)  # fmt: skip
+                 "share of wrong recommendations", lines, log_x=True,
+                 note=f"x/10: the first feature divided by ten, and nothing else changed. {BAND}")  # fmt: skip
 
 
 def _added(points: Sequence[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
@@ -124,7 +124,7 @@ def _exact(results: Sequence[Result]) -> list[Panel]:
     for what, table in (("two arms", [r for r in value["two"] if r["shrunk"] == 1.0]), ("four arms", value["four"])):
         x, law = [r["epsilon"] for r in table], value["fits"][what]
         slopes += [_plain(what, x, [r["slope"] for r in table], dots=True),
-                   _plain(f"{what}, 1/(a + b/eps)", x, [1 / (law["a"] + law["b"] / e) for e in x])]  # fmt: skip
+                   _plain(f"{what}, fitted", x, [1 / (law["a"] + law["b"] / e) for e in x])]  # fmt: skip
     losses = []
     for fault in dict.fromkeys(r["fault"] for r in value["losses"]["history"]):
         told = [(r["epsilon"], float(r["loss"]) / r["epsilon"]) for r in value["losses"]["history"]
@@ -135,7 +135,7 @@ def _exact(results: Sequence[Result]) -> list[Panel]:
         Panel("Two arms, exact: error by budget", "trials T", "error probability", tuple(curves), log_y=True,
               note="Means .7 and .3, discrete noise."),
         Panel("Exact exponents by epsilon", "epsilon", "slope of -ln(error) in T", tuple(slopes), log_x=True,
-              log_y=True),
+              log_y=True, note="Fitted: 1/(a + b/epsilon)."),
         Panel("What three arms' history gives away, exact", "epsilon promised", "loss / epsilon", tuple(losses),
               log_x=True, note="Over every table of rewards. Without noise the loss is infinite and is not drawn."),
     ]  # fmt: skip

@@ -197,6 +197,15 @@ def test_what_is_refused(changed: dict[str, object], message: str) -> None:
     assert message in str(error.value)
 
 
+def test_tensors_and_lists_go_through_from_arrays(log: Transitions) -> None:
+    known = log.columns() | {"episode": log.episode}
+    del known["bootstrap"]
+    with pytest.raises(UserError, match="reward: is a Tensor"):
+        Transitions(**(known | {"reward": torch.from_numpy(log.reward)}))
+    with pytest.raises(UserError, match="episode: is a list"):
+        Transitions(**(known | {"episode": log.episode.tolist()}))
+
+
 def test_an_empty_log_is_refused() -> None:
     with pytest.raises(UserError, match="no rows"):
         given(0)

@@ -70,6 +70,11 @@ class Transitions:
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, x in (self.columns() | {"episode": self.episode}).items():
+            if not isinstance(x, np.ndarray):
+                kind = type(x).__name__
+                raise UserError(f"is a {kind}", where=f"Transitions, {name}", allowed="a NumPy array",
+                                cure="Transitions.from_arrays takes lists and tensors")  # fmt: skip
         n = len(self.reward)
         if n == 0:
             raise UserError("has no rows", where="Transitions")

@@ -6,7 +6,7 @@
 # make bench-dp-bai  what simulated and real noise of DP-BAI cost
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := text,code,pretrained,lora,track,dev
+EXTRAS := text,code,pretrained,control,lora,track,dev
 
 .PHONY: demo test lint bench-dpo bench-grpo bench-dp-bai clean
 

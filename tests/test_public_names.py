@@ -179,6 +179,11 @@ def test_the_best_arm_under_a_promise_of_privacy() -> None:
 CONJOINT = {
     "optimize_policy": "model design penalty lam opponent",
     "solve_game": "models shares institution design penalty lam",
+    "average_case": "models shares design penalty lam",
+    "general_models": "data parties interactions",
+    "pooled_models": "data parties interactions strength pooling",
+    "gibbs": "model design lam opponent",
+    "check_forbidden": "data forbidden",
     "Primary": "strength models",
     "RatingLinear": "interactions vcov",
     "PairLogit": "interactions vcov",

@@ -5,6 +5,7 @@
 
 STUDIES: dict[str, str] = {
     "adora": "steersman.studies.adora:STUDY",
+    "causal-minimax": "steersman.studies.causal_minimax:STUDY",
     "cepo": "steersman.studies.cepo:STUDY",
     "compose": "steersman.studies.compose:STUDY",
     "conjoint": "steersman.studies.conjoint:STUDY",

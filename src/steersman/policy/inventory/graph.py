@@ -51,8 +51,9 @@ class GraphPolicy(OrderingPolicy):
         n = len(layout.names)
         loops = self.outgoing.places[~self.outgoing.ships_all]
         stores, world = torch.arange(n - layout.n_stores, n), torch.full((layout.n_stores,), n)
-        source = torch.cat([torch.where(layout.source == SUPPLIER, n, layout.source), stores, loops])
-        target = torch.cat([layout.target, world, loops])
+        # Edges to the customers come last: nothing reads them once the last messages are sent.
+        source = torch.cat([torch.where(layout.source == SUPPLIER, n, layout.source), loops, stores])
+        target = torch.cat([layout.target, loops, world])
         # A node without edges on one side divides nothing by 1.
         into, out = (torch.bincount(x, minlength=n + 1)[:n].clamp(min=1).sqrt()[:, None] for x in (target, source))
         known = {"source": source, "target": target, "into": into, "out": out, "loops": loops}
@@ -65,14 +66,16 @@ class GraphPolicy(OrderingPolicy):
         h = pad(self.nets["node0"](self._seen(obs)), (0, 0, 0, 1))
         lead = pad(obs.shared(obs.lead_time).to(h.dtype), (0, len(self.source) - e))[:, :, None]
         edge = self.nets["edge0"](torch.cat([h[:, self.source], h[:, self.target], lead], 2))
-        for _ in range(self.rounds):
+        for i in range(self.rounds):
             nothing = torch.zeros_like(h)
             came = nothing.index_add(1, self.target, edge)[:, :n] / self.into
             went = nothing.index_add(1, self.source, edge)[:, :n] / self.out
             h = h + pad(self.nets["node"](torch.cat([h[:, :n], came, went], 2)), (0, 0, 0, 1))
-            edge = edge + self.nets["edge"](torch.cat([edge, h[:, self.source], h[:, self.target]], 2))
+            last = len(self.source) if i + 1 < self.rounds else e + len(self.loops)
+            ends = [h[:, self.source[:last]], h[:, self.target[:last]]]
+            edge = edge[:, :last] + self.nets["edge"](torch.cat([edge[:, :last], *ends], 2))
         y = softplus(self.readout(edge))[:, :, 0]
-        wanted, loops = y[:, :e], y[:, e + obs.shortage.shape[1] :]
+        wanted, loops = y[:, :e], y[:, e:]
         keep = y.new_zeros(len(y), n).index_copy(1, self.loops, loops)
         return torch.where(self.outside, wanted, self.outgoing.proportional(wanted, obs.on_hand, keep))
 

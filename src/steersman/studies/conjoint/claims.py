@@ -100,7 +100,7 @@ CLAIMS: tuple[Claim, ...] = (
     _claim("V2", f"The equilibrium's lies between {HISTORY[0]} and {HISTORY[1]} in every setting",
            f"{PAPER}: inside the range", inside, "survey"),
     _claim("V3", "The average case promises more than the equilibrium", PAPER, lower, "survey"),
-    _claim("V4", "Parties are further apart on abortion and immigration than on other factors",
+    _claim("V4", "Through primaries parties are further apart on abortion and immigration than on other factors",
            f"{PAPER}: policies diverge there", divided, "survey"),
     _claim("V5", f"Every game's exploitability is below {EXPLOITABLE:g}", CONTROL, solved, "survey"),
     _claim("V6", "Through primaries, too, the average case lies above the range", CONTROL, outside(SETTINGS[2]),

@@ -82,8 +82,8 @@ def lower(results: Sequence[Result]) -> Finding | None:
 
 
 def divided(results: Sequence[Result]) -> Finding | None:
-    """V4: distance of the parties on abortion and immigration less that on the other factors."""
-    got = drawn(results, SETTINGS[0])
+    """V4: distance of the parties on abortion and immigration less that on the other factors, through primaries."""
+    got = drawn(results, SETTINGS[2])
     if got is None:
         return None
     one, draws = got

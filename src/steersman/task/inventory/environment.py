@@ -22,7 +22,7 @@ try:
     import gymnasium
 except ImportError:
     raise UserError(
-        "the package gymnasium is missing", where="inventory environment", cure="pip install gymnasium"
+        "the package gymnasium is missing", where="inventory environment", cure="pip install 'steersman[control]'"
     ) from None
 
 

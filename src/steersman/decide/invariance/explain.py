@@ -37,7 +37,9 @@ def reasons(fit: CausalMinimax) -> dict[str, str]:
                 said += f"; the best class without it, {without}, has risk {number(without.risk, 4)}"
             found[v] = said
         elif role == "adds nothing":
-            given = f"given {shown(fit.best_.core)} it says no more" if fit.best_.core else "by the graph it says nothing"
+            given = (
+                f"given {shown(fit.best_.core)} it says no more" if fit.best_.core else "by the graph it says nothing"
+            )
             found[v] = f"adds nothing: {given} about {fit.graph.target} while the mutable are held"
         elif role == "left out":
             within = _best(fit.ranking_, lambda r, v=v: v in r.core)

@@ -21,6 +21,8 @@ HIDDEN, STEPS, RATE, DECAY, BATCH = 16, 250, 0.03, 1e-4, 1024
 HELD, CHECK = 0.2, 25
 """Share of the rows that decides when a fit stops, and steps between looks at it."""
 TREES = 150
+EARNED = 2.0
+"""Standard errors by which a fit has to beat the mean on held-out rows; else it is the mean."""
 
 
 class Model(Protocol):
@@ -110,12 +112,12 @@ def held_out(rows: int, seed: int, copies: int) -> np.ndarray:
 
 
 def helps(y: np.ndarray, told: np.ndarray, mean: float, copies: int) -> bool:
-    """Whether predictions beat the mean on held-out rows by more than one standard error.
+    """Whether predictions beat the mean on held-out rows by more than `EARNED` standard errors.
 
     What follows noise alone is what an adversary looks for, so a fit has to earn its place.
     """
     gain = ((y - mean) ** 2 - (y - told) ** 2).reshape(copies, -1).mean(0)
-    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    return bool(gain.mean() > EARNED * gain.std() / np.sqrt(len(gain)))
 
 
 def _train(x: np.ndarray, y: np.ndarray, seed: int, copies: int) -> tuple[np.ndarray, ...]:

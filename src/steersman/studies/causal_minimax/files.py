@@ -33,6 +33,7 @@ MOUSE = MutableSCM(["Y->X_5, X_1->X_2, X_3->X_2, X_5->X_2, Y->X_2, X_2->X_4"], "
 MOUSE_TRAIN = 7
 """Knock-outs, besides the wild type, that a split trains on; the other six test."""
 MODES = ("corrected", "official")
+REGRESSOR = "mlp"
 FOLDS, GRID = 2, 15
 
 
@@ -88,7 +89,7 @@ def run(folder: Path, part: str, split: int) -> dict[str, Any]:
         "baselines": {k: {s: largest(f, t) for s, t in tests.items()} for k, f in plain.items()},
     }  # fmt: skip
     for mode in MODES:
-        cm = CausalMinimax(graph, "mlp", "direct", folds=FOLDS, mode=mode, grid=GRID, draws=1, shortcut=False,
+        cm = CausalMinimax(graph, REGRESSOR, "direct", folds=FOLDS, mode=mode, grid=GRID, draws=1, shortcut=False,
                            seed=split).fit(known)  # type: ignore[arg-type]  # fmt: skip
         found = []
         for r in cm.ranking_:
@@ -127,7 +128,7 @@ def published(folder: Path) -> MutableSCM:
     """The simulation's graph in the names of its file."""
     told = json.loads((folder / FILES[1]).read_text())
     edges = [(RENAMED[a], RENAMED[v]) for v in told["dag"] for a in told[v]["pa"]]
-    return MutableSCM(edges, "Y", ["X9", "X10"])
+    return MutableSCM(edges, "Y", ["X9", "X10"], tuple(RENAMED.values()))
 
 
 def _mouse(folder: Path, split: int) -> tuple[MutableSCM, dict[str, np.ndarray], list[str]]:

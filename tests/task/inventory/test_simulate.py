@@ -42,6 +42,21 @@ def test_a_period_of_a_network_by_hand(hub) -> None:
     assert moved.inventory[0].tolist() == [[2, 2, 7], [6, 0, 0], [-1, 4, 0], [6, 5, 1], [-2, 3, 0]]
 
 
+def test_profit_counts_what_is_sold_and_what_is_left() -> None:
+    net = InventoryNetwork.single_store(1, 1.0, 9.0, lost_sales=True, objective="profit")
+    cost, final = replay(net, [7.0], [0.0], [5.0])
+    assert (cost.tolist(), final.tolist()) == ([-9.0 * 5 + 2], [2.0])
+
+
+def test_a_warehouse_that_ships_more_than_it_has_earns_nothing(hub) -> None:
+    inventory = torch.zeros(5, 3)
+    orders = torch.zeros(6, 1)
+    orders[2] = 4.0
+    cost, final = replay(hub, inventory, orders, torch.zeros(3, 1))
+    assert float(cost) == 0.0
+    assert (float(final[0, 0]), float(final[2, 1])) == (-4.0, 4.0)
+
+
 def test_echelons_hold_at_their_own_cost(chain) -> None:
     inventory = torch.zeros(1, 4, 4)
     inventory[0, :, 0] = torch.tensor([5.0, 4.0, 3.0, 2.0])

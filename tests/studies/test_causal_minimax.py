@@ -217,6 +217,14 @@ def test_the_gate_run_chooses_no_stable_variable(tmp_path, monkeypatch):
     assert gate.GATE is GATE
 
 
+def test_classes_that_cannot_be_told_apart_leave_the_rank_open():
+    flat = {"modes": {"corrected": [{"risk": 1.0, "training": 1.1}] * 3}}
+    found = measures.correlation([result("mouse", flat)], "mouse", "corrected", "training")
+    assert found.estimate is None
+    assert "in 0 of 1 splits" in found.detail
+    assert measures.correlation([], "mouse", "corrected", "training") is None
+
+
 def test_claims_are_named_once_and_have_parts():
     ids = [c.id for c in claims.CLAIMS]
     assert len(set(ids)) == len(ids)

@@ -163,7 +163,11 @@ def correlation(results: Sequence[Result], part: str, mode: str, scale: str) -> 
         x, y = [r["risk"] for r in rows], [r[scale] for r in rows]
         if np.ptp(x) > 0 and np.ptp(y) > 0:
             found.append(float(scipy.stats.spearmanr(x, y).statistic))
-    return above(found, 0.0, counted="splits", unit="rank correlation", detail=OVERLAP)
+    total = len(_splits(results, part))
+    told = f"Risks differ between classes in {len(found)} of {total} splits; elsewhere every predictor is the mean. "
+    if total and len(found) < 2:
+        return Finding(None, total, counted="splits", detail=told.strip())
+    return above(found, 0.0, counted="splits", unit="rank correlation", detail=told + OVERLAP)
 
 
 def chosen(v: dict[str, Any], mode: str = "corrected") -> dict[str, Any]:

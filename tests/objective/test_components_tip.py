@@ -14,6 +14,7 @@ from steersman.objective.select.tokens import RULES, in_loss, sampling_weights, 
 
 ROUNDING = 1e-6  # float32
 GRADIENT = 1e-10  # float64
+DRAWN_APART = 0.03  # share of tokens, of about 2,000 pairs of draws
 N, L, V = 12, 9, 7
 AT = Moment(seed=3, step=4, total=11)
 ALL_STREAMS = ("entropy", "divergence", "divergence_forward")
@@ -44,7 +45,7 @@ def test_kept_are_the_tokens_of_the_rule(rule, mode, scope):
     assert not (mask & (batch.forced | ~batch.valid[:, None])).any()
     out, told = SelectTokens(rule=rule, keep=0.3, mode=mode, scope=scope)(batch, AT)
     score = scores(*(batch.streams[n] for n in ALL_STREAMS), rule, mask=mask, scope=scope)
-    wanted = select(score, mask, 0.3, mode, scope, token_noise(batch, AT, "tip/tokens"))  # the largest of both axes tie
+    wanted = select(score, mask, 0.3, mode, scope, token_noise(batch, AT, f"tip/{rule}/{mode}"))  # ties of the largest
     assert torch.equal(out.streams["token_weight"], wanted.float())
     assert told["score_kept"] == pytest.approx(float(score[wanted].sum()), rel=ROUNDING)
     assert (told["tokens_in"], told["tokens_out"]) == (int(mask.sum()), int(wanted.sum()))
@@ -67,6 +68,21 @@ def test_order_of_rows_and_padding_do_not_matter(rule, mode, scope):
     if mode == "sample" or rule == "random":
         later = Moment(seed=3, step=5, total=11)
         assert not torch.equal(stage(batch, later)[0].streams["token_weight"], kept)
+
+
+def test_rules_and_modes_draw_apart():
+    """Each of (rule, mode) that draws shares with another about keep^2 of the tokens, as independent draws do."""
+    keep, batch = 0.3, rollouts(seed=7)
+    for name in ("entropy", "divergence", "divergence_forward"):
+        batch = batch.with_streams(**{name: torch.ones_like(batch.streams[name])})  # draws in proportion to nothing
+    ways = [("random", "top"), *((rule, "sample") for rule in RULES)]
+    drawn = [[SelectTokens(rule=r, keep=keep, mode=m)(batch, Moment(seed=s, step=0, total=1))[0].streams["token_weight"]
+              for s in range(40)] for r, m in ways]  # fmt: skip
+    tokens = 40 * int(in_loss(batch).sum())
+    for i, one in enumerate(drawn):
+        for other in drawn[i + 1 :]:
+            both = sum(float((a * b * in_loss(batch)).sum()) for a, b in zip(one, other, strict=True)) / tokens
+            assert both == pytest.approx(keep**2, abs=DRAWN_APART)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -147,7 +163,7 @@ def test_the_loss_on_kept_tokens_has_the_gradient_of_those_rows_rescaled():
 @pytest.mark.parametrize(("alpha", "gamma"), [(1.0, 0.0), (2.0, 0.0), (1.0, 1.0), (0.5, 2.0)])
 def test_draws_are_by_powers_of_entropy_and_divergence(alpha, gamma, scope):
     batch = rollouts()
-    mask, luck = in_loss(batch), token_noise(batch, AT, "tip/tokens")
+    mask, luck = in_loss(batch), token_noise(batch, AT, "tip/entropy/sample")
     weight = sampling_weights(batch.streams["entropy"], batch.streams["divergence_jsd"], alpha, gamma, mask=mask)
     wanted = select(weight, mask, 0.3, "sample", scope, luck, 0)
     stage = SelectTokens(**DRAWN, alpha=alpha, gamma=gamma, scope=scope)
@@ -174,7 +190,7 @@ def test_the_divergence_of_draws_is_a_pass_of_the_stage():
 def test_unbiased_draws_weigh_what_they_stand_for(gamma):
     batch, stage = rollouts(), SelectTokens(**DRAWN, gamma=gamma, unbiased=True)
     out, told = stage(batch, AT)
-    mask, luck, h = in_loss(batch), token_noise(batch, AT, "tip/tokens"), batch.streams["entropy"]
+    mask, luck, h = in_loss(batch), token_noise(batch, AT, "tip/entropy/sample"), batch.streams["entropy"]
     weight = sampling_weights(h, batch.streams["divergence_jsd"], 1, gamma, mask=mask)
     wanted = unbiased(weight, mask, 0.3, "batch", luck)
     assert torch.allclose(out.streams["token_weight"], wanted.float(), rtol=ROUNDING)

@@ -126,7 +126,9 @@ class SelectTokens(Stage):
     def _choose(self, rollouts: Rollouts, mask: Tensor, at: Moment) -> tuple[Tensor, Metrics]:
         """A factor for each token, 0 where it is not kept; the kept scores' sum; how many axes tell nothing."""
         score, axes = self._scores(rollouts, mask)
-        luck, least = token_noise(rollouts, at, "tip/tokens"), 0.0 if score.dtype == torch.float64 else LEAST_WEIGHT
+        # Noise of its own for each rule and mode: of the same, random tokens would be those that a draw leaves out.
+        luck = token_noise(rollouts, at, f"tip/{self.rule}/{self.mode}")
+        least = 0.0 if score.dtype == torch.float64 else LEAST_WEIGHT
         if self.unbiased:
             factor = unbiased(score, mask, self.keep, self.scope, luck, least).float()
         else:

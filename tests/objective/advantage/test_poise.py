@@ -202,11 +202,12 @@ class World:
         return self.p * (self.reward - (self.p * self.reward).sum(1, keepdim=True)) / len(self.p)
 
     def rollouts(self, x, y, group, **known):
-        """Rows with the reasoning state as the one feature, and the response's reward."""
+        """Rows with a state of the reasoning, one of the prompt, which is the same in all its rows, and the reward."""
         n = len(x)
         phi = self.phi[x, y].float()
+        prompt = self.phi[x].mean(1).float()
         rows = Rollouts.of(torch.zeros(n, 2, dtype=torch.int64), torch.full((n,), 2), torch.ones(n, dtype=torch.int64))
-        return replace(rows, group=group, reward=self.reward[x, y], streams={"hidden_reasoning": phi}, **known)
+        return replace(rows, group=group, reward=self.reward[x, y], streams={"hidden_reasoning": phi, "hidden_prompt": prompt}, **known)
 
 
 def every_draw(responses, k):
@@ -234,7 +235,7 @@ def expected_gradient(world, stage, k, fallback=0.0):
 
 def taught(world, **options):
     """A stage that has seen some batches of the world."""
-    stage = InternalValue(features=("reasoning",), min_examples=8, **options)
+    stage = InternalValue(**{"features": ("reasoning",), "min_examples": 8, **options})
     draw = generator(5, "past")
     for step in range(3):
         x = torch.arange(len(world.p)).repeat_interleave(8)
@@ -270,6 +271,24 @@ def test_a_baseline_that_knows_the_rollout_is_biased_by_the_same_test(options):
     world = World.of()
     stage = taught(world, **options)
     assert float((expected_gradient(world, stage, 2) - world.exact()).abs().max()) >= BIASED
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_features_of_the_prompt_give_the_exact_gradient_with_one_response_and_with_pairs(k):
+    world = World.of()
+    stage = taught(world, features=("prompt",))
+    x = torch.arange(len(world.p)).repeat_interleave(k)
+    out, told = copy.deepcopy(stage)(world.rollouts(x, torch.zeros_like(x), x), Moment(step=10))
+    assert told["cold"] == told["fallback"] == told["alone"] == 0  # so the probe is what is tested
+    baseline = 1 - out.streams["advantage_row"]
+    assert float(baseline[0] - baseline[-1]) > 0.1  # and it tells the easy prompt from the hard one
+    assert float((expected_gradient(world, stage, k) - world.exact()).abs().max()) <= UNBIASED
+
+
+def test_features_of_the_prompt_refitted_before_use_are_biased_by_the_same_test():
+    world = World.of()
+    stage = taught(world, features=("prompt",), refit="before", alpha=0.01)
+    assert float((expected_gradient(world, stage, 1) - world.exact()).abs().max()) >= BIASED
 
 
 def test_the_fallback_and_prompts_alone_are_unbiased_too():
@@ -463,3 +482,39 @@ def test_bad_settings_and_bad_examples_are_refused():
     stage.update(torch.zeros(2, 4), torch.zeros(2), step=4)
     with pytest.raises(UserError, match="step 0 comes after step 4"):
         stage.update(torch.zeros(2, 4), torch.zeros(2), step=0)
+
+
+@pytest.mark.parametrize(
+    ("phi", "message"),
+    [
+        (torch.zeros(2, 5), "5 features a row, the examples have 4"),
+        (torch.zeros(4), r"features are \(4,\).*\[N, 4\]"),
+        (torch.tensor([[0.0] * 4, [0.0, torch.nan, 0.0, 0.0]]), "row 1: a feature is nan"),
+        (torch.tensor([[torch.inf] * 4, [0.0] * 4]), "row 0: a feature is inf"),
+    ],
+)
+def test_features_that_cannot_be_read_are_refused_and_nothing_is_changed(phi, message):
+    stage = InternalValue()
+    draw = generator(2, "examples")
+    good = torch.from_numpy(draw.normal(size=(12, 4))).float()
+    stage.update(good, (good[:, 0] > 0).double())
+    before, said = stage.state_dict(), stage.predict(good)
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        stage.predict(phi)
+    if phi.ndim == 2:
+        with pytest.raises(UserError, match=message):
+            stage.update(phi, torch.zeros(2))
+    with pytest.raises(UserError, match="row 1: the target is nan"):
+        stage.update(good[:2], torch.tensor([0.0, torch.nan]))
+    assert all(torch.equal(before[k], stage.state_dict()[k]) for k in ("x", "y", "step", "group"))
+    assert torch.equal(stage.predict(good), said)
+
+
+def test_features_of_rows_that_are_not_valid_are_not_looked_at():
+    stage = InternalValue(min_examples=8)
+    stage(batch(0), Moment(step=0))
+    rows = batch(1)
+    valid = torch.arange(len(rows)) != 3
+    streams = {k: torch.where(valid.view(-1, *[1] * (x.ndim - 1)), x, torch.nan) for k, x in rows.streams.items()}
+    out, _ = stage(replace(rows, valid=valid, streams=streams), Moment(step=1))
+    assert bool(torch.isfinite(out.streams["advantage_row"]).all())

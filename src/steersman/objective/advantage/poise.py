@@ -27,7 +27,7 @@ from steersman.objective.advantage.pairing import (
     other_groups,
     others,
 )
-from steersman.objective.advantage.probe import Examples, Fit, added, explained, fit, restored
+from steersman.objective.advantage.probe import Examples, Fit, added, check_features, explained, fit, restored
 from steersman.objective.components import Positive
 from steersman.objective.components_reward import Finite, Metrics, row_scores, share
 
@@ -129,11 +129,13 @@ class InternalValue(Stage):
         """Value of the prompt of each row from its features ``[N, D]``, float64, clipped.
 
         Raises:
-            UserError: the probe has not been fitted yet.
+            UserError: the probe has not been fitted yet; features of another width than it was fitted to, NaN or
+                infinity.
         """
         if self._examples is None or not len(self._examples):
             cure = "Call update(features, targets) first."
             raise UserError("the probe was asked to predict before its first fit", where="InternalValue", cure=cure)
+        check_features(phi, self._examples.x.shape[1])
         if self._fit is None:
             self._fit = fit(self._examples, self.alpha, self._blocks(self._examples.x.shape[1]))
         found = self._fit(phi).to(phi.device)
@@ -154,6 +156,9 @@ class InternalValue(Stage):
             target: ``[N]``, never a row's own score where its features are of the response.
             step: of the run; None = the one after the last.
             group: prompt of each row; the penalty is chosen by leaving out whole prompts. None = each its own.
+
+        Raises:
+            UserError: as `probe.added`; what was remembered before stays as it was.
         """
         last = -1 if self._examples is None or not len(self._examples) else int(self._examples.step[-1])
         step = last + 1 if step is None else step
@@ -177,7 +182,9 @@ class InternalValue(Stage):
         row = torch.promote_types(score.dtype, torch.float32)
         if not len(rollouts):
             return rollouts.with_streams(advantage_row=score.to(row)), {}
-        phi, scores = self.features_of(rollouts), Siblings.of(self.prompt_only, score, rollouts.group, valid)
+        phi = self.features_of(rollouts)
+        phi = torch.where(valid.to(phi.device)[:, None], phi, 0.0)  # others were never scored, and nothing reads them
+        scores = Siblings.of(self.prompt_only, score, rollouts.group, valid)
         if self.refit == "before":
             self._learn(phi, scores, at.step)
         baseline, told = self._baseline(phi, scores)

@@ -51,22 +51,40 @@ def added(before: Examples | None, x: Tensor, y: Tensor, step: int, keep: int, g
         group: the prompt of each row ``[N]``; None = each row has its own.
 
     Raises:
-        UserError: shapes that disagree, features of another width than before, or a step before the last one.
+        UserError: shapes that disagree, features of another width than before, NaN or infinity, or a step before the
+            last one.
     """
     if x.ndim != 2 or y.shape != x.shape[:1]:
         what = f"features are {tuple(x.shape)}, targets {tuple(y.shape)}"
         raise UserError(what, where="probe", allowed="[N, D] and [N]")
+    check_features(x, x.shape[1] if before is None else before.x.shape[1])
+    _check_finite(y, "the target")
     own = torch.arange(len(y)) if group is None else group.cpu()
     new = Examples(x.detach().cpu().float(), y.detach().cpu().double(), torch.full((len(y),), step), own)
     if before is None:
         return new
-    if before.x.shape[1] != x.shape[1]:
-        raise UserError(f"{x.shape[1]} features a row, the examples have {before.x.shape[1]}", where="probe")
     if len(before) and step < int(before.step[-1]):
         raise UserError(f"step {step} comes after step {int(before.step[-1])}", where="probe")
     step_of = torch.cat([before.step, new.step])
     young = step_of >= torch.unique(step_of)[-keep:][:1]
     return Examples(*(torch.cat([getattr(e, k) for e in (before, new)])[young] for k in ("x", "y", "step", "group")))
+
+
+def check_features(x: Tensor, width: int) -> None:
+    """Refuse features that are not finite ``[N, width]``."""
+    if x.ndim != 2:
+        raise UserError(f"features are {tuple(x.shape)}", where="probe", allowed=f"[N, {width}]")
+    if x.shape[1] != width:
+        raise UserError(f"{x.shape[1]} features a row, the examples have {width}", where="probe")
+    _check_finite(x, "a feature")
+
+
+def _check_finite(x: Tensor, what: str) -> None:
+    bad = (~torch.isfinite(x)).nonzero()
+    if len(bad):
+        row = int(bad[0, 0])
+        value = float(x[tuple(bad[0])])
+        raise UserError(f"{what} is {value}", where=f"probe, row {row}", allowed="finite numbers")
 
 
 @dataclass(frozen=True, slots=True)

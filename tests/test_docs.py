@@ -367,6 +367,28 @@ def test_toml_is_a_valid_recipe(tmp_path: Path) -> None:
         validate(RECIPES[tomllib.loads(block.text)["verb"]], read(tmp_path / "r.toml"))
 
 
+def test_recipes_find_the_columns_they_read_in_the_file_of_the_readme(tmp_path, monkeypatch) -> None:
+    texts = [text for b in blocks("sh") for text in re.findall(r"python - <<'END'\n((?:.*\n)*?)END\n", b.text)]
+    (maker,) = (text for text in texts if 'save("sums"' in text)
+    (tmp_path / "runs" / "try").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    exec(maker, {"__name__": "example"})
+    read_by = []
+    for block in blocks("toml"):
+        (tmp_path / "r.toml").write_text(block.text)
+        recipe = validate(RECIPES[tomllib.loads(block.text)["verb"]], read(tmp_path / "r.toml"))
+        file = getattr(getattr(recipe, "task", None), "train", None)
+        if file is None or not Path(file).is_file():
+            continue
+        rows = [json.loads(line) for line in Path(file).read_text().splitlines()]
+        readers = [part for part in (*recipe.stages, recipe.teacher) if hasattr(part, "columns")]
+        columns = {c for part in readers for c in part.columns}
+        columns |= {"answer"} if hasattr(recipe.reward, "compare") else set()
+        assert all(columns <= row.keys() for row in rows), block.page
+        read_by += [block.page] if columns else []
+    assert {"docs/cepo.md", "docs/distill.md"} <= set(read_by)
+
+
 def test_the_example_recipe_keeps_the_defaults_it_does_not_name(tmp_path: Path) -> None:
     (block,) = (b for b in blocks("toml") if b.page == "docs/recipes.md")
     (tmp_path / "r.toml").write_text(block.text)

@@ -146,6 +146,15 @@ def test_rows_that_could_not_be_told_keep_their_advantage_and_are_counted():
     assert (told["rows"], told["lost_rows"]) == (2, 1)
     whole = ContrastiveCredit()(batch())[0].streams["advantage"]
     assert torch.equal(out.streams["advantage"][[0, 2]], whole[[0, 2]])
+    told = ContrastiveCredit()(batch(logp_teacher=torch.full((N, L), torch.nan)))[1]
+    assert (told["rows"], told["lost_rows"], "size" in told) == (0, 3, False)
+
+
+def test_every_rule_is_listed_where_one_is_misspelt():
+    with pytest.raises(ValidationError) as error:
+        ContrastiveCredit(negative="lowst")
+    (found,) = error.value.errors()
+    assert found["ctx"]["expected"] == "'lowest', 'modal', 'own' or 'none'"
 
 
 def test_the_schedule_ends_and_takes_the_passes_with_it():

@@ -112,7 +112,7 @@ class ContrastiveCredit(Stage):
     )
     reference: str = Field("answer", min_length=1, description="column of the prompt with the right answer")
     hint: Hint = Field(Hint(), description="where and in which words an answer is told")
-    negative: Rule | Literal["none"] = Field("lowest", description="which wrong answer is told; none = RLSD")
+    negative: Literal[Rule, "none"] = Field("lowest", description="which wrong answer is told; none = RLSD")
     show: Shown = Field("answer", description="of the rejected response its answer, all of it, or one end of it")
     show_tokens: int | None = Field(None, ge=1, description="length of that end")
     fallback: Literal["rlsd", "uniform"] = Field("rlsd", description="where a group has no wrong answer")
@@ -209,6 +209,7 @@ def _metrics(a: Tensor, out: Tensor, found: Credit, used: Tensor) -> Metrics:
     """Evidence by the sign of the advantage, and what it did to it."""
     up, down = used & (a > 0), used & (a < 0)
     acted = up | down
+    size = share((out[acted].double() / a[acted].double()).abs(), acted)
     return {
         "delta_mean_up": share(found.delta[up].double(), up),
         "delta_mean_down": share(found.delta[down].double(), down),
@@ -217,8 +218,7 @@ def _metrics(a: Tensor, out: Tensor, found: Credit, used: Tensor) -> Metrics:
         "wrong_direction_up": share((found.delta[up] < 0).double(), up),
         "wrong_direction_down": share((found.delta[down] > 0).double(), down),
         "clipped": share(found.clipped.double(), acted),
-        "size": share((out[acted].double() / a[acted].double()).abs(), acted),
-    }
+    } | ({"size": size} if bool(acted.any()) else {})
 
 
 def _spread(x: Tensor) -> float:

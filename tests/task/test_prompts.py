@@ -42,6 +42,7 @@ def test_rows_are_read_with_all_their_columns(tmp_path):
         ({"prompt": " ", "answer": "1"}, '"prompt" is empty'),
         ({"prompt": [], "answer": "1"}, '"prompt" is a conversation without a turn'),
         ({"prompt": "a"}, '"answer" is missing'),
+        ({"prompt": "a", "answer": None}, '"answer" is null, not text'),
         ({"prompt": "a", "answr": "1"}, "did you mean 'answr'"),
         ({"prompt": "a", "answer": ""}, '"answer" is empty'),
         ({"prompt": "a", "answer": True}, '"answer" is true'),

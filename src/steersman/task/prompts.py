@@ -142,6 +142,8 @@ def _answer(value: Mapping[str, Any], needed: bool) -> str | None:
     answer = value.get("answer")
     if answer is None:
         if needed:
+            if "answer" in value:
+                raise Broken('"answer" is null, not text or a number')
             near = get_close_matches("answer", value, n=1)
             raise Broken('"answer" is missing' + (f"; did you mean {near[0]!r}?" if near else ""))
         return None

@@ -227,7 +227,7 @@ def test_malformed_overrides_show_an_example(text: str) -> None:
 
 def test_an_override_through_a_value_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "size = 3\n")
-    with pytest.raises(UserError, match=r"--set size\.x=1: 'size' is a value, not a table"):
+    with pytest.raises(UserError, match=r"--set size\.x=1: 'size' is a value, not a table\n +Set it as a whole"):
         read(file, ["size.x=1"])
 
 

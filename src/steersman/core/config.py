@@ -88,7 +88,8 @@ def read(path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, An
         for parent in parents:
             step = branch.setdefault(parent, {})
             if not isinstance(step, dict):
-                raise UserError(f"{parent!r} is a value, not a table", where=f"--set {override}")
+                cure = f"Set it as a whole: --set '{parent}=...'"
+                raise UserError(f"{parent!r} is a value, not a table", where=f"--set {override}", cure=cure)
             branch = step
         if leaf == "kind" and branch.get("kind", value) != value:
             branch.clear()

@@ -124,6 +124,9 @@ def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"no config.json"):
         load_model(folder)
+    (folder / "recipe.json").write_text("{}")
+    with pytest.raises(UserError, match=r"not finished(.|\n)*--resume"):
+        load_model(folder)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="LoRA adapter"):
         load_model(folder)

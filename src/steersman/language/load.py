@@ -56,6 +56,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         if (path / "adapter_config.json").is_file():
             cure = f'Load the base model with load_model(base, adapter="{path}").'
             raise UserError("holds a LoRA adapter, not a whole model", where=str(path), cure=cure)
+        if (path / "recipe.json").is_file():
+            what = "is a run that has not finished, and has no config.json"
+            raise UserError(what, where=str(path), cure=_unfinished(path))
         raise UserError("has no config.json", where=str(path), cure="Give a folder written by save_pretrained.")
     try:
         config = json.loads((path / "config.json").read_text("utf-8"))
@@ -64,6 +67,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CorruptFile("is not a JSON object", where=str(path / "config.json"))
     return config
+
+
+def _unfinished(run: Path) -> str:
+    """What to do about a run that was stopped before it wrote its model."""
+    saved = sorted(p.parent for p in run.glob("*/*/manifest.json"))
+    other = f", or where a teacher is asked for name a checkpoint of it, e.g. {saved[-1]}" if saved else ""
+    return f"Go on with it until it is finished (--resume {run}){other}."
 
 
 def _check_architecture(path: Path, config: dict[str, Any]) -> None:

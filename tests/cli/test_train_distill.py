@@ -74,7 +74,7 @@ def test_presets_and_dry_run(desk: SimpleNamespace, cli: Any, tmp_path: Path) ->
         (["--teacher", "nowhere"], "does not exist"),
         (["--teacher", "FOREIGN"], "different vocabularies"),
         (["--teacher", "TEACHER", "--keep", 0.5], "needs --select"),
-        (["--teacher", "TEACHER", "--select", "q3", "--keep", 1.5], "keep"),
+        (["--teacher", "TEACHER", "--select", "q3", "--keep", 1.5], "--keep: is 1.5"),
         (["--teacher", "TEACHER", "--select", "best"], "rule"),
         (["--teacher", "TEACHER", "--set", "loss.divergence=jsd", "--set", "loss.beta=0"], "beta"),
         (["--teacher", "TEACHER", "--set", 'stages=["grpo"]'], "nothing grades the responses"),

@@ -146,6 +146,8 @@ def _selected(rule: str | None, keep: float | None, config: Path | None) -> list
     if config is not None:
         cure = 'Write stages = [{ kind = "select_tokens" }] there, or use --set stages=...'
         raise UserError("is one stage, and the recipe may have others", where="--select", cure=cure)
+    if keep is not None and not 0 < keep <= 1:
+        raise UserError(f"is {keep:g}", where="--keep", allowed="above 0, up to 1")
     table = f'kind = "select_tokens", rule = {_toml(rule)}' + ("" if keep is None else f", keep = {float(keep)}")
     return [f"stages=[{{ {table} }}]"]
 

@@ -106,7 +106,7 @@ def test_the_command(desk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(desk.root))
     out = tmp_path / "found"
     words = ["diagnose", "gradient", "--model", str(desk.model), "--task", str(desk.prompts), "--max-new-tokens", "3"]
-    words += ["--reward", "likes:early", "--allow-import", "likes", "--batches", "4", "--reference-batches", "5"]
+    words += ["--reward", "likes:early", "--allow-import", "likes", "--batches", "8", "--reference-batches", "8"]
     words += ["--estimator", "grpo", "--estimator", HALF, "--batch", "4x3", "--out", str(out)]
     assert main.run(words) == 0
     printed = capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_the_command(desk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.
     assert "4 x 3" in printed
     assert all(len(line) <= 100 for line in printed.splitlines() if str(out) not in line)
     stored = json.loads((out / "gradient.json").read_text())
-    assert stored["batches"] == 4
+    assert stored["batches"] == 8
     page = (out / "report.html").read_text()
     assert "<!doctype html>" in page
     assert page.count("<svg") >= 5
@@ -133,7 +133,8 @@ def test_the_command(desk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.
         ({"estimators": ("x=[{kind='baseline',valu=1}]",)}, "valu"),
         ({"estimators": ("rloo", "rloo")}, "rloo comes twice"),
         ({"estimators": ()}, "--estimator: nothing to compare"),
-        ({"estimators": ("poise",), "shapes": ("8x1",)}, "--estimator poise on 8 x 1"),
+        ({"estimators": ("poise",), "shapes": ("8x1",)}, "--estimator poise on 8 x 1(.|\n)*--batch 8x2, or read"),
+        ({"estimators": ("grpo",), "shapes": ("6x1",)}, "--estimator grpo on 6 x 1(.|\n)*--batch 6x2, or take"),
         ({"shapes": ("8",)}, "--batch: is '8'"),
         ({"shapes": ("0x4",)}, "--batch: is '0x4'"),
         ({"batches": 2}, "--batches: is 2"),

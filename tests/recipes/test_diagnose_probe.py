@@ -42,9 +42,11 @@ def test_the_command_prints_a_table_or_json(policy: Path) -> None:
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert "three entropies alone" in shown.stdout
-    assert 'kind = "internal_value", layer = ' in shown.stdout
+    assert "a constant, the mean reward: " in shown.stdout
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert told["layers"] == 2
+    assert ('kind = "internal_value", layer = ' in shown.stdout) == (told["best"] is not None)
+    assert ("no layer beats a constant" in shown.stdout) == (told["best"] is None)
 
 
 def test_what_cannot_be_used_is_refused_before_sampling(policy: Path, tmp_path: Path) -> None:

@@ -103,3 +103,13 @@ def test_what_is_no_sample_is_refused(change):
     given = {"few": (g[:2], r), "widths": (g, r[:, 1:]), "nan": (np.where(g > 0, np.nan, g), r), "flat": (g[0], r)}
     with pytest.raises(UserError, match="are \\("):
         quality(*given[change])
+
+
+def test_the_interval_of_a_spread_does_not_reach_below_nothing() -> None:
+    """One batch far from the others: the jackknife's own lower end is negative."""
+    g = np.zeros((6, 2))
+    g[0] = 5.0, 1.0
+    found = quality(g, np.ones((6, 2))).spread
+    assert found.low == 0
+    assert found.value > 0
+    assert found.high > 2 * found.value  # so the lower end would lie below 0

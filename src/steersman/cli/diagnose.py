@@ -219,8 +219,14 @@ def _show_probes(summary: dict[str, Any]) -> None:
         table.add_row(str(layer), *(f"{of[n]:.3f}" for n in names))
     print_table(console(), table)
     alone = next(r["r2"] for r in rows if r["layer"] is None)
+    print(f"\nthree entropies alone: {alone:.3f}\na constant, the mean reward: {summary['constant_r2']:.3f}")
+    if summary["best"] is None:
+        print(
+            "no layer beats a constant: more prompts (--limit, --samples) may tell, or take a baseline without states"
+        )
+        return
     ends = f", reasoning_end = {summary['reasoning_end']}" if summary["reasoning_end"] else ""
-    print(f'\nthree entropies alone: {alone:.3f}\nbest: {{ kind = "internal_value", layer = {summary["best"]}{ends} }}')
+    print(f'best: {{ kind = "internal_value", layer = {summary["best"]}{ends} }}')
 
 
 def _show(summary: dict[str, Any]) -> None:

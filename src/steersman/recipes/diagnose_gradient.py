@@ -139,11 +139,18 @@ def _estimators(asked: GradientQuestion, given: Asked, shape: Shape, say: Say) -
             notes = check_method(recipe)
         except UserError as error:
             place = f"{where} on {shape}, {error.where}"
-            raise UserError(error.what, where=place, allowed=error.allowed, cure=error.cure) from None
+            cure = _here(error.cure, shape)
+            raise UserError(error.what, where=place, allowed=error.allowed, cure=cure) from None
         for note in notes:
             say(f"{name} on {shape}: {note}")
         found[name] = stages_of(recipe)
     return found
+
+
+def _here(cure: str, shape: Shape) -> str:
+    """A recipe's advice on `rollout.samples` as an option of this verb."""
+    more = f"--batch {shape.prompts}x{max(shape.samples, 2)}"
+    return re.sub(r"(Set|Raise) rollout\.samples( = \d+)?( or more)?", f"Ask for {more}", cure)
 
 
 def _written(text: str) -> tuple[str, dict[str, Any]]:

@@ -41,6 +41,8 @@ class GradientQuality:
 
 FIGURES = ("spread", "square", "signal", "cosine", "direction", "length")
 """Names of the figures of `GradientQuality`."""
+LEAST = (0.0, *[-math.inf] * (len(FIGURES) - 1))
+"""Where the interval of each is cut: neither a spread nor its estimate is negative; the others' estimates can be."""
 
 
 def quality(g: ArrayLike, reference: ArrayLike, level: float = 0.95) -> GradientQuality:
@@ -138,8 +140,8 @@ def _jackknifed(sums: tuple[_Sums, _Sums, _Sums], level: float) -> list[Interval
     freedom = min(x.shape[1] for x in fewer) - 1
     half = scipy.stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(spread[0] + spread[1])
     return [
-        Interval(float(v), float(v - h), float(v + h), level, "jackknife")
+        Interval(float(v), float(max(v - h, least)), float(v + h), level, "jackknife")
         if math.isfinite(v) and math.isfinite(h)
         else unbounded(float(v), level, "undefined: not told from noise")
-        for v, h in zip(value, half, strict=True)
+        for v, h, least in zip(value, half, LEAST, strict=True)
     ]

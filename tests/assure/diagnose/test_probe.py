@@ -51,6 +51,17 @@ def test_the_layer_that_knows_wins():
     assert len(told["probes"]) == 7
 
 
+def test_where_no_layer_beats_a_constant_none_is_recommended():
+    rows, *_ = world(40)
+    draw = generator(1, "noise")
+    noise = {n: torch.from_numpy(draw.normal(size=(160, 6))) for n in (0, 1)}
+    shuffled = rows.reward[torch.from_numpy(draw.permutation(160))]
+    found = sweep(replace(rows, reward=shuffled), noise, noise, noise[0][:, :1])
+    assert found.best.r2 <= max(found.constant_r2, 0)
+    assert as_json(found)["best"] is None
+    assert -0.5 < found.constant_r2 <= 0
+
+
 def test_prompts_with_a_row_that_is_not_valid_are_left_out():
     rows, *read = world(40)
     valid = torch.arange(160) >= 2

@@ -33,7 +33,7 @@ LABELS = {
 HEADS = {"cosine": "cos(g, reference)", "length": "length along it"}
 """Of columns, where a label is too long."""
 NOTES = {
-    "signal": "Free of an estimator's scale: how many batches must be averaged for the signal to stand out.",
+    "signal": "Free of an estimator's scale. Its inverse is how many batches to average until signal equals noise.",
     "cosine": "The noise of the reference is taken out.",
     "direction": "1 = no bias but for the length; the line is at 1. An interval at 1 is wider than it need be.",
     "length": "1 = no bias along the reference. Advantages divided by a deviation have another length on purpose.",

@@ -52,13 +52,14 @@ class ProbeSweep:
     Args:
         rows: of each layer and feature set, entropies alone first.
         ceiling: R^2 of the true value, estimated: Var(V) over the variance of a mean of siblings.
-        constant: mean absolute error of the mean reward.
+        constant, constant_r2: mean absolute error and R^2 of a constant, the mean reward of the fitted prompts.
         fitted, held_out: rollouts.
     """
 
     rows: tuple[ProbeRow, ...]
     ceiling: float
     constant: float
+    constant_r2: float
     fitted: int
     held_out: int
 
@@ -66,6 +67,11 @@ class ProbeSweep:
     def best(self) -> ProbeRow:
         """The probe of states that explains most; of equal ones the earliest layer."""
         return max((r for r in self.rows if r.layer is not None), key=lambda r: r.r2)
+
+    @property
+    def beats_constant(self) -> bool:
+        """Whether the best probe of states predicts held-out prompts better than the mean reward does."""
+        return self.best.r2 > 0 and self.best.r2 > self.constant_r2
 
 
 def sweep(
@@ -106,9 +112,10 @@ def sweep(
     rows = [probe(None, "entropies", "e")]
     rows += [probe(layer, name, letters) for layer in prompt for name, letters in PARTS.items()]
     siblings = len(group) // len(ids)
-    constant = float((target[held_out] - reward[~held_out].mean()).abs().mean())
+    truth, mean = target[held_out], reward[~held_out].mean()
+    constant = float((truth - mean).abs().mean()), explained(mean.expand_as(truth), truth) or 0.0
     sizes = int((~held_out).sum()), int(held_out.sum())
-    return ProbeSweep(tuple(rows), _ceiling(reward, place, siblings), constant, *sizes)
+    return ProbeSweep(tuple(rows), _ceiling(reward, place, siblings), *constant, *sizes)
 
 
 def _whole_groups(rollouts: Rollouts) -> Tensor:
@@ -125,7 +132,9 @@ def _ceiling(reward: Tensor, place: Tensor, siblings: int) -> float:
 
 
 def as_json(found: ProbeSweep) -> dict[str, Any]:
-    """The sweep as JSON values."""
+    """The sweep as JSON values; `best` is None where no layer beats a constant."""
     rows = [{k: getattr(r, k) for k in ("layer", "features", "r2", "mae", "alpha")} for r in found.rows]
     sizes = {"fitted": found.fitted, "held_out": found.held_out}
-    return {"ceiling": found.ceiling, "constant": found.constant, **sizes, "best": found.best.layer, "probes": rows}
+    best = found.best.layer if found.beats_constant else None
+    constant = {"constant": found.constant, "constant_r2": found.constant_r2}
+    return {"ceiling": found.ceiling, **constant, **sizes, "best": best, "probes": rows}

@@ -207,7 +207,8 @@ class World:
         phi = self.phi[x, y].float()
         prompt = self.phi[x].mean(1).float()
         rows = Rollouts.of(torch.zeros(n, 2, dtype=torch.int64), torch.full((n,), 2), torch.ones(n, dtype=torch.int64))
-        return replace(rows, group=group, reward=self.reward[x, y], streams={"hidden_reasoning": phi, "hidden_prompt": prompt}, **known)
+        streams = {"hidden_reasoning": phi, "hidden_prompt": prompt}
+        return replace(rows, group=group, reward=self.reward[x, y], streams=streams, **known)
 
 
 def every_draw(responses, k):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steersman.page.html import Html, tag
 from steersman.page.number import number, superscript
 
 _PAD = 0.05
@@ -123,3 +124,33 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
         floor = low if k == 0 else placed[order[k - 1]] + gap
         placed[i] = max(placed[i], floor)
     return placed
+
+
+Ticks = Sequence[tuple[float, str]]
+
+
+def axes(x_label: str, sx: Scale, sy: Scale, *, left: float, right: float, base: float, rows: Ticks) -> Html:
+    """Grid lines with their values, ticks below them, and the name of the x axis.
+
+    Args:
+        x_label: below the ticks.
+        sx, sy: of the figure.
+        left, right, base: the sides of what is drawn in, pixels of the figure.
+        rows: values and labels of the grid lines, as `Scale.ticks` gives them.
+    """
+    parts = []
+    for value, text in rows:
+        y = f"{sy(value) or 0.0:.1f}"
+        parts += [
+            tag("line", x1=left, x2=right, y1=y, y2=y),
+            tag("text", text, x=left - 7, y=y, dy="0.35em", text_anchor="end"),
+        ]
+    for value, text in sx.ticks():
+        x = f"{sx(value) or 0.0:.1f}"
+        parts += [
+            tag("line", x1=x, x2=x, y1=base, y2=base + 4, class_="tick"),
+            tag("text", text, x=x, y=base + 17, text_anchor="middle"),
+        ]
+    parts.append(tag("line", x1=left, x2=right, y1=base, y2=base, class_="base"))
+    parts.append(tag("text", x_label, x=(left + right) / 2, y=base + 35, text_anchor="middle", class_="label"))
+    return tag("g", *parts, class_="axes")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steersman.page.axis import Scale, scale_for
+from steersman.page.axis import Scale, axes, scale_for
 from steersman.page.html import Html, tag
 from steersman.page.number import number
 from steersman.page.theme import Mark
@@ -88,8 +88,11 @@ def histogram(given: Histogram, mark: Mark) -> Html:
     said = (
         f"{given.title}: {len(given.values):,} values from {number(min(given.values))} to {number(max(given.values))}."
     )
+    whole = [(n, text) for n, text in sy.ticks(4) if n == round(n)]  # what is counted is whole
+    sides = {"left": _LEFT, "right": _WIDTH - _RIGHT, "base": _HEIGHT - _BOTTOM}
+    grid = axes(given.x_label, sx, sy, **sides, rows=whole)
     svg = tag(
-        "svg", _axes(given.x_label, sx, sy), tag("g", *drawn, style=f"fill:{mark.colour}"), *_lines(given, sx),
+        "svg", grid, tag("g", *drawn, style=f"fill:{mark.colour}"), *_lines(given, sx),
         class_="plot", viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=said,
     )  # fmt: skip
     return tag("figure", caption, svg, note)
@@ -97,28 +100,6 @@ def histogram(given: Histogram, mark: Mark) -> Html:
 
 def _at(scale: Scale, value: float) -> float:
     return scale(value) or 0.0
-
-
-def _axes(x_label: str, sx: Scale, sy: Scale) -> Html:
-    base, parts = _HEIGHT - _BOTTOM, []
-    for value, text in sy.ticks(4):
-        if value != round(value):
-            continue  # a count is whole
-        y = f"{_at(sy, value):.1f}"
-        parts += [
-            tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y),
-            tag("text", text, x=_LEFT - 7, y=y, dy="0.35em", text_anchor="end"),
-        ]
-    for value, text in sx.ticks():
-        x = f"{_at(sx, value):.1f}"
-        parts += [
-            tag("line", x1=x, x2=x, y1=base, y2=base + 4, class_="tick"),
-            tag("text", text, x=x, y=base + 17, text_anchor="middle"),
-        ]
-    parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="base"))
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(tag("text", x_label, x=middle, y=base + 35, text_anchor="middle", class_="label"))
-    return tag("g", *parts, class_="axes")
 
 
 def _lines(given: Histogram, sx: Scale) -> list[Html]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steersman.page.axis import Scale, scale_for
+from steersman.page.axis import Scale, axes, scale_for
 from steersman.page.html import Html, tag
 from steersman.page.number import number
 from steersman.page.theme import Mark
@@ -79,7 +79,11 @@ def plane(given: Plane, mark: Mark) -> Html:
         _cells([p for p, c in zip(places, picked, strict=True) if not c], most, "var(--faint)"),
         _cells([p for p, c in zip(places, picked, strict=True) if c], most, mark.colour),
     ]
-    parts = [_axes(given.x_label, sx, sy), *layers, *_quarters(given, sx, sy, cut)]
+    parts = [
+        axes(given.x_label, sx, sy, left=_LEFT, right=_WIDTH - _RIGHT, base=_HEIGHT - _BOTTOM, rows=sy.ticks()),
+        *layers,
+        *_quarters(given, sx, sy, cut),
+    ]
     words = f"{given.title}: {len(places):,} points, {sum(map(bool, picked)):,} of them chosen."
     box = {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img", "aria_label": words}
     note = " ".join(filter(None, [given.note, _below(given)]))
@@ -107,26 +111,6 @@ def _cells(places: Sequence[tuple[int, int]], most: int, colour: str) -> Html:
         x, y = f"{_LEFT + i * wide:.1f}", f"{_TOP + j * high:.1f}"
         drawn.append(tag("rect", x=x, y=y, width=f"{wide:.1f}", height=f"{high:.1f}", fill_opacity=f"{strength:.2f}"))
     return tag("g", *drawn, style=f"fill:{colour}")
-
-
-def _axes(x_label: str, sx: Scale, sy: Scale) -> Html:
-    base, parts = _HEIGHT - _BOTTOM, []
-    for value, text in sy.ticks():
-        y = f"{sy(value) or 0.0:.1f}"
-        parts += [
-            tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y),
-            tag("text", text, x=_LEFT - 7, y=y, dy="0.35em", text_anchor="end"),
-        ]
-    for value, text in sx.ticks():
-        x = f"{sx(value) or 0.0:.1f}"
-        parts += [
-            tag("line", x1=x, x2=x, y1=base, y2=base + 4, class_="tick"),
-            tag("text", text, x=x, y=base + 17, text_anchor="middle"),
-        ]
-    parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="base"))
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(tag("text", x_label, x=middle, y=base + 35, text_anchor="middle", class_="label"))
-    return tag("g", *parts, class_="axes")
 
 
 def _quarters(given: Plane, sx: Scale, sy: Scale, cut: float | None) -> list[Html]:

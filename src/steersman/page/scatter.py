@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steersman.page.axis import Scale, scale_for, spread
+from steersman.page.axis import Scale, axes, scale_for, spread
 from steersman.page.html import Html, tag
 from steersman.page.number import number
 from steersman.page.theme import Mark
@@ -71,8 +71,10 @@ def scatter(given: Scatter, marks: Mapping[str, Mark]) -> Html:
     sx = scale_for([*xs, *given.x_cuts], _LEFT, _WIDTH - _RIGHT, pad=0.08)
     sy = scale_for([*(p.y for p in given.points), *given.y_cuts], _HEIGHT - _BOTTOM, _TOP, pad=0.08)
     said = "; ".join(f"{p.name} at {number(p.x, 2)}, {number(p.y, 2)}" for p in given.points)
+    sides = {"left": _LEFT, "right": _WIDTH - _RIGHT, "base": _HEIGHT - _BOTTOM}
+    grid = axes(given.x_label, sx, sy, **sides, rows=sy.ticks())
     svg = tag(
-        "svg", _axes(given, sx, sy), *_points(given.points, marks, sx, sy), class_="plot",
+        "svg", grid, *_cuts(given, sx, sy), *_points(given.points, marks, sx, sy), class_="plot",
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=f"{given.title}: {said}.",
     )  # fmt: skip
     return tag("figure", caption, svg, note)
@@ -82,30 +84,11 @@ def _at(scale: Scale, value: float) -> float:
     return scale(value) or 0.0
 
 
-def _axes(given: Scatter, sx: Scale, sy: Scale) -> Html:
-    base, parts = _HEIGHT - _BOTTOM, []
-    for value, text in sy.ticks():
-        y = f"{_at(sy, value):.1f}"
-        parts += [
-            tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y),
-            tag("text", text, x=_LEFT - 7, y=y, dy="0.35em", text_anchor="end"),
-        ]
-    for value, text in sx.ticks():
-        x = f"{_at(sx, value):.1f}"
-        parts += [
-            tag("line", x1=x, x2=x, y1=base, y2=base + 4, class_="tick"),
-            tag("text", text, x=x, y=base + 17, text_anchor="middle"),
-        ]
-    parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="base"))
-    for value in given.x_cuts:
-        x = f"{_at(sx, value):.1f}"
-        parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=base, class_="cut"))
-    for value in given.y_cuts:
-        y = f"{_at(sy, value):.1f}"
-        parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="cut"))
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(tag("text", given.x_label, x=middle, y=base + 35, text_anchor="middle", class_="label"))
-    return tag("g", *parts, class_="axes")
+def _cuts(given: Scatter, sx: Scale, sy: Scale) -> list[Html]:
+    across = [f"{_at(sx, value):.1f}" for value in given.x_cuts]
+    down = [f"{_at(sy, value):.1f}" for value in given.y_cuts]
+    lines = [tag("line", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM, class_="cut") for x in across]
+    return lines + [tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="cut") for y in down]
 
 
 def _points(points: Sequence[Point], marks: Mapping[str, Mark], sx: Scale, sy: Scale) -> list[Html]:
